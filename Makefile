@@ -1,0 +1,36 @@
+# `make demo` runs the main job on the code graph of this Python environment; `make test` checks the project.
+# Both set everything up by themselves in .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_DIR ?= build/demo
+
+.PHONY: demo test lint soak bench install clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/hopstream demo --out $(DEMO_DIR)
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak"
+
+soak: install
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m soak
+	$(BIN)/python -m tests.benchmarks.sampling --small --json
+
+bench: install
+	$(BIN)/python -m tests.benchmarks.sampling --json
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

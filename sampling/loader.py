@@ -1,0 +1,190 @@
+"""The stream of mini-batches of one rank: order -> sample -> fetch -> assemble, overlapped, in order.
+
+Stages, with what each hands on (S seeds, N nodes, R relations, E_h edges of hop h, F_t features of type t):
+
+    1. order     (epoch, step) -> seeds of the global batch, this rank's slice [S]            sampling.seeds
+    2. sample    [S] -> nodes [N], hops ([R, n_h + 1], [E_h])                                  sampling.neighbors
+    3. fetch     nodes -> features [N_t, F_t] per type, through the tiers                      sampling.host_tier
+    4. assemble  -> MiniBatch of tensors with degrees [R, N]                                   sampling.batch
+
+Stages 2 and 3 run in threads of their own. At most `queue_batches` batches are in flight over both, so memory is
+bounded; batches come out in step order whatever the threads do, and an error in a thread is raised at the batch it
+belongs to.
+"""
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sampling.assemble import assemble
+from sampling.batch import MiniBatch
+from sampling.neighbors import NeighborSampler, Sample
+from sampling.seeds import SeedOrder, rank_slice
+from storage.features import Features
+from storage.graph import Topology
+
+
+@dataclass
+class LoaderCounters:
+    """What the stream has done; seconds are summed over threads."""
+
+    batches: int = 0
+    sampled_nodes: int = 0
+    sampled_edges: int = 0
+    sample_seconds: float = 0.0
+    fetch_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    """the consumer waited for a batch: the data stall"""
+    idle_seconds: float = 0.0
+    """a finished batch waited for the consumer"""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A batch between stages 2 and 3."""
+
+    epoch: int
+    step: int
+    num_seeds: int
+    num_seeds_global: int
+    sample: Sample
+
+
+class Loader:
+    """Mini-batches of rank `rank` for consecutive steps.
+
+    Args:
+        topology: in-neighbours, shared by all threads.
+        order: the seed order.
+        fanouts: neighbours per relation, from the seeds outward.
+        seed: the run's seed.
+        features: one table per node type, None where a type has none.
+        rank, world_size: which slice of every global batch to serve.
+        num_threads: sampling threads; as many threads again fetch features.
+        queue_batches: batches in flight, at least 1.
+        pin_memory: page-locked feature tensors, for copies to a GPU.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        order: SeedOrder,
+        fanouts: Sequence[int],
+        seed: int,
+        features: Sequence[Features | None],
+        rank: int = 0,
+        world_size: int = 1,
+        num_threads: int = 1,
+        queue_batches: int = 4,
+        pin_memory: bool = False,
+    ) -> None:
+        assert 0 <= rank < world_size
+        assert num_threads >= 1
+        assert queue_batches >= 1
+        self.order = order
+        self.counters = LoaderCounters()
+        self._topology = topology
+        self._features = tuple(features)
+        self._rank = rank
+        self._world_size = world_size
+        self._queue_batches = queue_batches
+        self._pin_memory = pin_memory
+        self._lock = threading.Lock()
+        self._samplers: queue.SimpleQueue[NeighborSampler] = queue.SimpleQueue()
+        for _ in range(num_threads):
+            self._samplers.put(NeighborSampler(topology, fanouts=fanouts, seed=seed))
+        self._sampling = ThreadPoolExecutor(num_threads, thread_name_prefix="hopstream-sample")
+        self._fetching = ThreadPoolExecutor(num_threads, thread_name_prefix="hopstream-fetch")
+
+    def batches(self, *, first_step: int, last_step: int) -> Iterator[MiniBatch]:
+        """The batches of steps [first_step, last_step), counted from the start of the run over all epochs."""
+        flying: deque[Future[tuple[MiniBatch, float]]] = deque()
+        next_step = first_step
+        try:
+            while next_step < last_step or flying:
+                while next_step < last_step and len(flying) < self._queue_batches:
+                    drawn = self._sampling.submit(self._draw, next_step)
+                    flying.append(self._fetching.submit(self._fetch, drawn))
+                    next_step += 1
+                began = time.perf_counter()
+                batch, finished = flying.popleft().result()
+                now = time.perf_counter()
+                self.counters.wait_seconds += now - began
+                self.counters.idle_seconds += max(0.0, began - finished)
+                self.counters.batches += 1
+                yield batch
+        finally:
+            for future in flying:
+                future.cancel()
+
+    def close(self) -> None:
+        """Stop the threads; batches in flight are finished and thrown away."""
+        self._sampling.shutdown(wait=True, cancel_futures=True)
+        self._fetching.shutdown(wait=True, cancel_futures=True)
+
+    def _draw(self, run_step: int) -> Drawn:
+        began = time.perf_counter()
+        epoch, step = divmod(run_step, self.order.steps_per_epoch)
+        whole = self.order.global_batch(epoch=epoch, step=step)
+        seeds = rank_slice(whole, rank=self._rank, world_size=self._world_size)
+        sampler = self._samplers.get()
+        try:
+            sample = sampler.sample(seeds, epoch=epoch, step=step)
+        finally:
+            self._samplers.put(sampler)
+        with self._lock:
+            self.counters.sample_seconds += time.perf_counter() - began
+            self.counters.sampled_nodes += sample.nodes.shape[0]
+            self.counters.sampled_edges += sum(hop.source.shape[0] for hop in sample.hops)
+        return Drawn(epoch, step, seeds.shape[0], whole.shape[0], sample)
+
+    def _fetch(self, drawing: "Future[Drawn]") -> tuple[MiniBatch, float]:
+        drawn = drawing.result()
+        began = time.perf_counter()
+        features = fetch_features(
+            drawn.sample.nodes, self._topology.type_offsets, self._features, pin_memory=self._pin_memory
+        )
+        batch = assemble(
+            self._topology,
+            drawn.sample,
+            epoch=drawn.epoch,
+            step=drawn.step,
+            num_seeds=drawn.num_seeds,
+            num_seeds_global=drawn.num_seeds_global,
+            features=features,
+        )
+        finished = time.perf_counter()
+        with self._lock:
+            self.counters.fetch_seconds += finished - began
+        return batch, finished
+
+
+def fetch_features(
+    nodes: NDArray[np.int64],
+    type_offsets: NDArray[np.int64],
+    tables: Sequence[Features | None],
+    *,
+    pin_memory: bool = False,
+) -> tuple[torch.Tensor | None, ...]:
+    """Features of `nodes` (int64 [N] global ids): per type [N_t, F_t] in batch order, in the table's dtype."""
+    fetched: list[torch.Tensor | None] = []
+    for index, table in enumerate(tables):
+        if table is None:
+            fetched.append(None)
+            continue
+        first, last = int(type_offsets[index]), int(type_offsets[index + 1])
+        rows = nodes - first if len(tables) == 1 else nodes[(nodes >= first) & (nodes < last)] - first
+        dtype = torch.from_numpy(np.empty(0, dtype=table.dtype)).dtype
+        out = torch.empty((rows.shape[0], table.dim), dtype=dtype, pin_memory=pin_memory)
+        table.gather(rows, out.numpy())
+        fetched.append(out)
+    return tuple(fetched)

@@ -1,0 +1,158 @@
+"""Checkpoints: what training needs to go on, as safetensors and JSON, manifest last.
+
+    checkpoints/step-000000120/
+        model.safetensors       weights and buffers of encoder and objective
+        optimizer.safetensors   "<parameter>/<slot>" tensors of the optimiser
+        state.json              step, store generation, seed: random numbers are keyed, so there is no RNG state
+        manifest.json           written last: bytes and XXH64 of each file; a folder without it is not a checkpoint
+
+Nothing is ever unpickled.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+import xxhash
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save as format_tensors
+from torch import Tensor, nn
+
+from storage.errors import BadInput, DamagedStore
+from storage.place import Place
+
+FOLDER = "checkpoints"
+MANIFEST = "manifest.json"
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a run stands: `step` steps are done."""
+
+    step: int
+    generation: int
+    """store generation that the run trains on"""
+    seed: int
+    loss: float
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: tensors on the CPU."""
+
+    state: TrainingState
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+
+def save_checkpoint(
+    place: Place, *, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> str:
+    """Write a checkpoint under the run's folder; returns its name. Each file is atomic, the manifest is last."""
+    name = checkpoint_name(state.step)
+    folder = place.child(FOLDER).child(name)
+    contents = {
+        "model.safetensors": format_tensors(
+            {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        ),
+        "optimizer.safetensors": format_tensors(optimizer_tensors(model, optimizer)),
+        "state.json": json.dumps(asdict(state)).encode(),
+    }
+    for file, data in contents.items():
+        folder.write_bytes(file, data)
+    sums = {
+        file: {"bytes": len(data), "xxh64": xxhash.xxh64_hexdigest(data)} for file, data in contents.items()
+    }
+    folder.write_bytes(MANIFEST, json.dumps({"format": FORMAT, "files": sums}).encode())
+    return name
+
+
+def load_checkpoint(place: Place, name: str) -> Checkpoint:
+    """Read and verify one checkpoint; raises DamagedStore when any byte of it is missing or wrong."""
+    folder = place.child(FOLDER).child(name)
+    remedy = "remove the folder; the checkpoint before it is used"
+    try:
+        manifest = json.loads(folder.read_bytes(MANIFEST))
+        sums = manifest["files"]
+        contents: dict[str, bytes] = {}
+        for file in FILES:
+            contents[file] = folder.read_bytes(file)
+            if xxhash.xxh64_hexdigest(contents[file]) != sums[file]["xxh64"]:
+                raise DamagedStore(
+                    folder.full(file), "bytes changed", rule="files match their checksums", remedy=remedy
+                )
+        return Checkpoint(
+            state=TrainingState(**json.loads(contents["state.json"])),
+            model=parse_tensors(contents["model.safetensors"]),
+            optimizer=parse_tensors(contents["optimizer.safetensors"]),
+        )
+    except FileNotFoundError as error:
+        raise DamagedStore(
+            str(error.filename or folder.url), "missing file", rule="checkpoints are whole", remedy=remedy
+        ) from None
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        if isinstance(error, DamagedStore):
+            raise
+        raise DamagedStore(
+            folder.url, f"unreadable ({error})", rule="checkpoints are whole", remedy=remedy
+        ) from None
+
+
+def list_checkpoints(place: Place) -> list[str]:
+    """Names of the complete checkpoints of a run, oldest first; folders without a manifest do not count."""
+    folder = place.child(FOLDER)
+    return sorted(
+        name for name in folder.names() if name.startswith("step-") and folder.exists(f"{name}/{MANIFEST}")
+    )
+
+
+def remove_old_checkpoints(place: Place, *, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints, and folders that a killed save left behind.
+
+    The manifest goes first, so that a deletion cut short leaves no folder that looks whole.
+    """
+    folder = place.child(FOLDER)
+    kept = set(list_checkpoints(place)[-keep:])
+    for name in folder.names():
+        if name not in kept:
+            if folder.exists(f"{name}/{MANIFEST}"):
+                folder.remove(f"{name}/{MANIFEST}")
+            folder.remove(name)
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder of the checkpoint after `step` steps; names sort by step."""
+    return f"step-{step:012d}"
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's tensors as "<parameter>/<slot>"."""
+    return {
+        f"{name}/{slot}": value.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        for slot, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """Put the tensors of `optimizer_tensors` back; the step counter stays on the CPU as torch keeps it."""
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        name, _, slot = key.rpartition("/")
+        if name not in parameters:
+            raise BadInput(
+                "optimizer.safetensors",
+                f"tensor {key}",
+                rule="every tensor belongs to a parameter of the model",
+                remedy="resume with the run file that wrote it",
+            )
+        parameter = parameters[name]
+        device = torch.device("cpu") if slot == "step" else parameter.device
+        optimizer.state[parameter][slot] = value.to(device)

@@ -1,0 +1,255 @@
+"""The coordinator owns a run: its state, its checkpoint ledger, and the decisions that every rank obeys.
+
+One interface, `Coordinator`, two homes: in the process that trains when there is one worker, in a named Ray actor
+when there are several (`service.ray_workers`). Ranks ask it what to do and tell it what they did; it alone writes
+the run's `state.json` and `metrics.jsonl`.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Literal, Protocol
+
+from service.checkpoint import list_checkpoints, load_checkpoint, remove_old_checkpoints
+from service.run_file import RunFile, harmful_differences, parse_run_text
+from storage.errors import BadInput, DamagedStore
+from storage.place import Place
+
+RUN_FILE = "run.yaml"
+STATE = "state.json"
+METRICS = "metrics.jsonl"
+FLUSH_SECONDS = 5.0
+
+RunState = Literal["new", "running", "finished", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What rank 0 says after a step; sums over all ranks where a figure is a sum."""
+
+    step: int
+    """steps done"""
+    epoch: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    seconds: float
+    wait_seconds: float
+    """of those, waiting for the batch"""
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What every rank does after a step."""
+
+    save: bool
+    stop: bool
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What rank 0 did in an attempt; seconds of threads are summed over threads."""
+
+    steps: int
+    seconds: float
+    loss: float
+    num_parameters: int
+    seeds: int
+    sampled_nodes: int
+    sampled_edges: int
+    sample_seconds: float
+    fetch_seconds: float
+    wait_seconds: float
+    """the training loop waited for batches"""
+    host_requests: int
+    """feature rows asked of the host tier"""
+    host_hits: int
+
+
+@dataclass
+class RunStatus:
+    """What there is to know about a run from outside."""
+
+    name: str
+    state: RunState = "new"
+    step: int = 0
+    total_steps: int = 0
+    world_size: int = 0
+    attempts: int = 0
+    loss: float | None = None
+    seconds: float = 0.0
+    skipped_checkpoints: list[str] = field(default_factory=list)
+    """damaged checkpoints passed over, each with the reason"""
+    summary: TrainingSummary | None = None
+    """of the attempt that ended last"""
+
+
+class Coordinator(Protocol):
+    """What ranks may ask and tell."""
+
+    def begin(self, *, world_size: int) -> None:
+        """Rank 0 says that a group of ranks starts; the others wait for it before they go on."""
+
+    def resume_point(self) -> str | None:
+        """The checkpoint that every rank of the group resumes from, None for the start."""
+
+    def plan(self, *, total_steps: int) -> None:
+        """The number of steps that the run will take."""
+
+    def decide(self, step: int) -> Decision:
+        """What to do when `step` steps are done; a pure function of the step."""
+
+    def report(self, step: StepReport) -> None:
+        """Rank 0 finished a step."""
+
+    def saved(self, name: str) -> None:
+        """Rank 0 has written a checkpoint."""
+
+    def summarise(self, summary: TrainingSummary) -> None:
+        """Rank 0 has finished and says what it did."""
+
+    def end(self, state: RunState) -> None:
+        """The attempt is over."""
+
+    def status(self) -> RunStatus:
+        """The run as it stands."""
+
+
+class RunCoordinator:
+    """The coordinator's one implementation.
+
+    Args:
+        run: the resolved run file; when the run exists already, a harmful difference is refused (BadInput).
+    """
+
+    def __init__(self, run: RunFile) -> None:
+        self._run = run
+        self._place = run_place(run)
+        self._status = RunStatus(name=run.run.name)
+        self._metrics: list[str] = []
+        self._seconds_before = 0.0
+        self._began = time.monotonic()
+        self._flushed = 0.0
+        self._resume_from: str | None = None
+        self._adopt()
+
+    def begin(self, *, world_size: int) -> None:
+        """See `Coordinator`; damaged checkpoints are passed over and noted in the status."""
+        self._status.world_size = world_size
+        self._status.attempts += 1
+        self._status.state = "running"
+        self._resume_from = None
+        step = 0
+        for name in reversed(list_checkpoints(self._place)):
+            try:
+                step = load_checkpoint(self._place, name).state.step
+            except DamagedStore as error:
+                self._status.skipped_checkpoints.append(str(error))
+                continue
+            self._resume_from = name
+            break
+        self._resume_metrics(step)
+        self._flush()
+
+    def resume_point(self) -> str | None:
+        """See `Coordinator`."""
+        return self._resume_from
+
+    def plan(self, *, total_steps: int) -> None:
+        """See `Coordinator`."""
+        self._status.total_steps = total_steps
+
+    def decide(self, step: int) -> Decision:
+        """See `Coordinator`."""
+        last = step >= self._status.total_steps
+        return Decision(save=last or step % self._run.training.checkpoint_every_steps == 0, stop=last)
+
+    def report(self, step: StepReport) -> None:
+        """See `Coordinator`."""
+        self._status.step = step.step
+        self._status.loss = step.loss
+        every = self._run.training.log_every_steps
+        if step.step % every == 0 or step.step >= self._status.total_steps:
+            self._metrics.append(json.dumps(asdict(step)))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._flush()
+
+    def saved(self, name: str) -> None:
+        """See `Coordinator`; older checkpoints beyond the run's limit are removed."""
+        assert name in list_checkpoints(self._place)
+        remove_old_checkpoints(self._place, keep=self._run.training.keep_checkpoints)
+        self._flush()
+
+    def summarise(self, summary: TrainingSummary) -> None:
+        """See `Coordinator`."""
+        self._status.summary = summary
+
+    def end(self, state: RunState) -> None:
+        """See `Coordinator`."""
+        self._status.state = state
+        self._flush()
+
+    def status(self) -> RunStatus:
+        """See `Coordinator`."""
+        self._status.seconds = self._seconds_before + time.monotonic() - self._began
+        return self._status
+
+    def _adopt(self) -> None:
+        """Start the run's folder, or take over the one that is there."""
+        try:
+            stored = self._place.read_bytes(RUN_FILE)
+        except FileNotFoundError:
+            self._place.write_bytes(RUN_FILE, self._run.to_yaml().encode())
+            return
+        before = parse_run_text(stored.decode(), place=self._place.full(RUN_FILE))
+        differences = harmful_differences(before, self._run)
+        if differences:
+            raise BadInput(
+                self._place.url,
+                f"run file changed: {'; '.join(differences)}",
+                rule="a run resumes with the settings it began with",
+                remedy="undo the change, or give the run another name",
+            )
+        self._place.write_bytes(RUN_FILE, self._run.to_yaml().encode())
+        status = read_status(self._place)
+        if status is not None:
+            self._status = status
+            self._seconds_before = status.seconds
+
+    def _resume_metrics(self, step: int) -> None:
+        """Keep the metric lines up to `step`: later steps are done again."""
+        self._status.step = step
+        try:
+            lines = self._place.read_bytes(METRICS).decode().splitlines()
+        except FileNotFoundError:
+            return
+        self._metrics = [line for line in lines if json.loads(line)["step"] <= step]
+
+    def _flush(self) -> None:
+        self._flushed = time.monotonic()
+        if self._metrics:
+            self._place.write_bytes(METRICS, ("\n".join(self._metrics) + "\n").encode())
+        self._place.write_bytes(STATE, json.dumps(asdict(self.status())).encode())
+
+
+def run_place(run: RunFile) -> Place:
+    """The folder of a run: `<storage>/<name>`."""
+    return Place(run.run.storage).child(run.run.name)
+
+
+def read_status(place: Place) -> RunStatus | None:
+    """The status last written in a run's folder; None when there is none."""
+    try:
+        fields = json.loads(place.read_bytes(STATE))
+        summary = fields.pop("summary")
+        return RunStatus(**fields, summary=None if summary is None else TrainingSummary(**summary))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DamagedStore(
+            place.full(STATE),
+            str(error),
+            rule="the run's state is JSON",
+            remedy="remove the file; it is rebuilt",
+        ) from None

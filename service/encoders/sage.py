@@ -1,0 +1,56 @@
+"""GraphSAGE: a node's own state and the mean (or maximum) of its neighbours', each through its own linear map."""
+
+from torch import Tensor, nn
+
+from sampling.batch import Hop
+from service.encoders.convolution import Convolution, count_rows, linear, own_rows, projects_first
+from service.encoders.nodes import Nodes
+from service.message_passing import maximum, mean
+from service.noise import Noise
+from service.schema import GraphSchema
+
+
+class SageConvolution(Convolution):
+    """h'_v = W h_v + sum over relations of W_r mean(h_u) + b.
+
+    Source: Hamilton et al., "Inductive representation learning on large graphs", NeurIPS 2017, algorithm 1 with
+    the mean aggregator (the concatenation written as two maps); "max" is the element-wise maximum of h_u.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_dim: int,
+        out_dim: int,
+        schema: GraphSchema,
+        relations: tuple[int, ...],
+        aggregator: str = "mean",
+    ) -> None:
+        super().__init__(in_dim=in_dim, out_dim=out_dim, schema=schema, relations=relations)
+        self.takes_maximum = aggregator == "max"
+        self.own = linear(in_dim, out_dim, bias=True)
+        self.neighbor = nn.ModuleList(linear(in_dim, out_dim) for _ in relations)
+
+    def forward(
+        self,
+        h: Tensor,
+        *,
+        hop: Hop,
+        nodes: Nodes,
+        rows: Tensor | None = None,
+        noise: Noise | None = None,  # noqa: ARG002  the contract's argument; no attention here to drop
+        view: int = 0,
+        layer: int = 0,
+    ) -> Tensor:
+        out: Tensor = self.own(own_rows(h, hop=hop, rows=rows))
+        for relation, project in zip(self.relations, self.neighbor, strict=True):
+            edges = nodes.edges(hop, relation, rows=rows)
+            x = edges.sources_of(h)
+            if self.takes_maximum:
+                part = project(maximum(edges.neighbors, x))
+            elif projects_first(edges, in_dim=self.in_dim, out_dim=self.out_dim):
+                part = mean(edges.neighbors, project(x))
+            else:
+                part = project(mean(edges.neighbors, x))
+            out = out + edges.spread(part, num_rows=count_rows(hop, rows))
+        return out

@@ -1,0 +1,77 @@
+"""What crosses ranks: sums with a correct gradient, and rows gathered in rank order."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The ranks that share one global batch; `Group()` is one rank alone, whose sums and gathers are identities."""
+
+    rank: int = 0
+    world_size: int = 1
+    handle: Any = None
+    """torch process group; None when alone"""
+
+    @classmethod
+    def from_torch(cls) -> "Group":
+        """The group of all ranks of `torch.distributed`, or one rank alone when that is not initialised.
+
+        Every rank must call it, at the same point. It opens its own process group, so that sums made inside a
+        backward pass never interleave with DDP's gradient buckets in a different order on different ranks.
+        """
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return cls()
+        return cls(rank=dist.get_rank(), world_size=dist.get_world_size(), handle=dist.new_group())
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """`tensor` summed over ranks, on every rank.
+
+        Its gradient is the sum of all ranks' gradients, as it must be when each rank holds a part of one loss;
+        `torch.distributed.all_reduce` has no gradient at all. Every rank has to reach the backward pass too.
+        """
+        if self.world_size == 1:
+            return tensor
+        total: Tensor = _SumOverRanks.apply(tensor, self.handle)
+        return total
+
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """All ranks' rows [n_r, ...], one after another in rank order; n_r may differ and be 0. No gradient."""
+        if self.world_size == 1:
+            return rows.detach()
+        length = torch.tensor([rows.shape[0]], dtype=torch.int64, device=rows.device)
+        lengths = [torch.empty_like(length) for _ in range(self.world_size)]
+        dist.all_gather(lengths, length, group=self.handle)
+        counts = [int(length) for length in lengths]
+        padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+        padded[: rows.shape[0]] = rows.detach()
+        parts = [torch.empty_like(padded) for _ in range(self.world_size)]
+        if padded.numel():
+            dist.all_gather(parts, padded, group=self.handle)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.world_size > 1:
+            dist.barrier(group=self.handle)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """All-reduce in both directions: d(sum of all ranks' losses) / d(this rank's part)."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, handle: Any) -> Tensor:
+        ctx.handle = handle
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=handle)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=ctx.handle)
+        return total, None

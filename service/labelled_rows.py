@@ -1,0 +1,129 @@
+"""Which rows of a store are probed: labels, and the splits of the data or random ones."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from service.probe import Split, SplitSizes, limited, random_split
+from storage.errors import BadInput
+from storage.store import Store
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class LabelledType:
+    """A node type's labels and splits; row numbers are dense ids."""
+
+    name: str
+    index: int
+    """number of the type in the store"""
+    labels: NDArray[np.int64]
+    """[num_nodes]; -1 unknown"""
+    num_labelled: int
+    num_classes: int
+    kind: Literal["data", "random"]
+    splits: tuple[Split, ...]
+    available: tuple[int, int, int]
+    """rows of train, val and test before the limits"""
+
+    def rows(self) -> NDArray[np.int64]:
+        """Rows that any split uses, ascending."""
+        return np.unique(np.concatenate([split.rows() for split in self.splits]))
+
+
+def labelled_types(store: Store, *, chosen: str | None) -> list[str]:
+    """The chosen node type, or all that have labels; BadInput when there is none."""
+    found = [kind.name for kind in store.node_types if kind.has_label]
+    if chosen is None and found:
+        return found
+    if chosen is not None:
+        store.type_index(chosen)  # BadInput for an unknown name
+        if chosen in found:
+            return [chosen]
+    raise BadInput(
+        store.place.url if chosen is None else f"evaluation.node_type={chosen}",
+        "no labels",
+        rule="evaluation needs a node type with labels"
+        + (f"; this store has them for {', '.join(found)}" if found else ""),
+        remedy="ingest a node table with a column `label`" if not found else "choose one of these",
+    )
+
+
+def read_labelled(
+    store: Store,
+    node_type: str,
+    *,
+    num_splits: int,
+    fractions: tuple[float, float],
+    sizes: SplitSizes,
+    seed: int,
+) -> LabelledType:
+    """Labels and splits of one node type.
+
+    The data's splits are used where any node is in one, else `num_splits` random ones. Raises BadInput when a
+    part of the data's split is empty, or when there are too few labels or classes to probe.
+    """
+    index = store.type_index(node_type)
+    info = store.node_types[index]
+    place = f"{store.place.url}, node type {node_type}"
+    labels = np.asarray(store.node_column(node_type, "label").to_numpy(), dtype=np.int64)
+    labelled = np.flatnonzero(labels >= 0)
+    available: tuple[int, int, int]
+    data = data_split(store, node_type, labels) if info.has_split else None
+    if data is not None:
+        available = (data.train.shape[0], data.val.shape[0], data.test.shape[0])
+        if min(available) == 0:
+            raise BadInput(
+                f"{place}, column split",
+                f"{available[0]} train, {available[1]} val and {available[2]} test nodes with a label",
+                rule="a split has labelled nodes in all three parts",
+                remedy="complete the column `split`, or leave it out for random splits",
+            )
+        splits: tuple[Split, ...] = (limited(data, sizes=sizes, seed=seed, words=(index,)),)
+        labelled = data.rows()
+    else:
+        whole = SplitSizes(*[labelled.shape[0]] * 3)
+        first = random_split(labelled, fractions=fractions, sizes=whole, seed=seed, words=(index, 0))
+        available = (first.train.shape[0], first.val.shape[0], first.test.shape[0])
+        if min(available) == 0:
+            raise BadInput(
+                f"{place}, column label",
+                f"{labelled.shape[0]} labelled nodes",
+                rule=f"a random split with shares {fractions} needs a node in each of train, val and test",
+                remedy="label more nodes, or choose another type by evaluation.node_type",
+            )
+        splits = tuple(
+            random_split(labelled, fractions=fractions, sizes=sizes, seed=seed, words=(index, number))
+            for number in range(num_splits)
+        )
+    if any(np.unique(labels[split.train]).shape[0] < 2 for split in splits):
+        raise BadInput(
+            f"{place}, column label",
+            "training nodes of one class only",
+            rule="a probe tells classes apart",
+            remedy="label nodes of two classes or more, or raise evaluation.train_fraction",
+        )
+    return LabelledType(
+        name=node_type,
+        index=index,
+        labels=labels,
+        num_labelled=labelled.shape[0],
+        num_classes=np.unique(labels[labelled]).shape[0],
+        kind="random" if data is None else "data",
+        splits=splits,
+        available=available,
+    )
+
+
+def data_split(store: Store, node_type: str, labels: NDArray[np.int64]) -> Split | None:
+    """The labelled rows of the data's own split; None where every node's split is `none`."""
+    column = store.node_column(node_type, "split")
+    inside = [np.asarray(pc.equal(column, part).fill_null(False).to_numpy()) for part in PARTS]
+    if not any(part.any() for part in inside):
+        return None
+    train, val, test = (np.flatnonzero(part & (labels >= 0)) for part in inside)
+    return Split(train=train, val=val, test=test)

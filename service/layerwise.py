@@ -1,0 +1,353 @@
+"""Message passing over a whole graph, one layer at a time, in bounded memory, with full neighbourhoods.
+
+Stages of one layer, over chunks of consecutive ids (S rows of a chunk, N nodes it reads, D columns):
+
+    1. sample     chunk [S] -> all its in-neighbours, MiniBatch of one hop, nodes [N]    a thread
+    2. gather     rows of the layer below [N, D] through host tier and disk              the same thread
+    3. compute    [N, D] -> [S, D']                                                      the caller's thread
+    4. write      [S, D'] -> a verified spill file a node type; the last layer -> sink
+
+The next chunk is sampled and gathered while this one is computed, so at most two chunks are in memory. A row
+is computed once a layer, where sampled mini-batches would compute it once for every batch it appears in.
+Source: layer-wise inference, GraphSAGE's full-neighbourhood evaluation as in DGL's and PyG's examples.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sampling.assemble import assemble
+from sampling.batch import MiniBatch
+from sampling.host_tier import HostTier, share_cache_bytes
+from sampling.loader import fetch_features
+from sampling.neighbors import ALL_NEIGHBORS, NeighborSampler
+from storage.arrays import ArrayWriter
+from storage.features import FeatureFile, StoredFeatures, TierCounters
+from storage.graph import Topology
+from storage.place import Place
+from storage.progress import Progress
+
+SPILL_FOLDER = "layerwise"
+NUM_CHUNKS_AHEAD = 1
+INPUT = -1
+"""number of the pass that computes what layer 0 reads, where that has a pass of its own"""
+NO_LIMIT = 2**62
+
+
+class LayerStack(Protocol):
+    """Layers of message passing; a method never sees more than one chunk and its in-neighbours."""
+
+    @property
+    def num_layers(self) -> int:
+        """At least 1."""
+
+    @property
+    def has_input_pass(self) -> bool:
+        """Compute `input` once a node in a pass of its own, not once for every chunk that reads the node."""
+
+    def input(self, batch: MiniBatch) -> Tensor:
+        """[N, D_0]: what the first layer reads, each row from its own node's features and degrees."""
+
+    def layer(self, number: int, batch: MiniBatch, h_ND: Tensor) -> Tensor:
+        """[S, D']: layer `number` for the batch's S seeds, over `batch.hops[0]`."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Nodes computed together."""
+
+    node_type: int
+    ids: NDArray[np.int64]
+    """[S] dense ids, ascending"""
+
+
+@dataclass(frozen=True)
+class ChunkLimits:
+    """How large a chunk may be; a single row is always allowed."""
+
+    rows: int
+    edges: int
+
+
+Sink = Callable[[Chunk, NDArray[np.float32]], None]
+"""takes the last layer's rows [S, D] of one chunk; chunks come in order of type and id"""
+
+
+@dataclass
+class LayerReport:
+    """What one layer cost; seconds are wall time."""
+
+    layer: int
+    """-1 for the pass that computes what layer 0 reads"""
+    rows: int = 0
+    edges: int = 0
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
+    """of those, waiting for sampling and gathering"""
+    host: TierCounters = field(default_factory=TierCounters)
+    """rows asked of the host tier, and those it had"""
+    disk: TierCounters = field(default_factory=TierCounters)
+    """rows read from files: filling the host tier, then what it did not have"""
+
+
+def plan_chunks(
+    topology: Topology, *, limits: ChunkLimits, rows: Sequence[NDArray[np.int64]] | None = None
+) -> Iterator[Chunk]:
+    """Cut all nodes, or the ascending dense ids `rows[type]`, into chunks within `limits`, type by type."""
+    for node_type in range(len(topology.node_types)):
+        num_nodes = int(topology.type_offsets[node_type + 1] - topology.type_offsets[node_type])
+        total = num_nodes if rows is None else rows[node_type].shape[0]
+        indptrs = [r.indptr for r in topology.relations if r.target_type == node_type]
+        first = 0
+        while first < total:
+            last = min(first + limits.rows, total)
+            ids = np.arange(first, last, dtype=np.int64) if rows is None else rows[node_type][first:last]
+            edges = np.zeros(ids.shape[0], dtype=np.int64)
+            for indptr in indptrs:
+                edges += indptr[ids + 1].astype(np.int64) - indptr[ids]
+            size = max(1, int(np.searchsorted(np.cumsum(edges), limits.edges, side="right")))
+            yield Chunk(node_type, ids[:size])
+            first += size
+
+
+def run_layers(
+    stack: LayerStack,
+    *,
+    topology: Topology,
+    features: Sequence[StoredFeatures | None],
+    work: Place,
+    cache_bytes: int,
+    limits: ChunkLimits,
+    device: torch.device,
+    progress: Progress,
+    name: str,
+    sink: Sink,
+    rows: Sequence[NDArray[np.int64]] | None = None,
+) -> list[LayerReport]:
+    """Run `stack` over every node and hand the last layer's rows to `sink`; one report a layer.
+
+    Args:
+        features: one table per node type, None where the type has none; the caller closes them.
+        work: folder for the hidden states between layers, one float32 row a node; removed afterwards, also
+            when something goes wrong.
+        cache_bytes: memory for the hottest rows of the layer below.
+        name: what the progress bar calls this work.
+        rows: ascending dense ids per type of the nodes wanted from the last layer; None for all.
+
+    Memory beyond the topology: `cache_bytes` + two chunks, each at most (limits.edges + limits.rows) rows of
+    the widest layer, unless a single node has more in-edges.
+    """
+    work.remove(SPILL_FOLDER)
+    spills = work.child(SPILL_FOLDER)
+    reports = []
+    tables = list(features)
+    below = ExitStack()  # the readers of the layer below
+    try:
+        for number in range(INPUT if stack.has_input_pass else 0, stack.num_layers):
+            is_last = number == stack.num_layers - 1
+            wanted = rows if is_last else None
+            total = int(topology.type_offsets[-1]) if wanted is None else sum(len(ids) for ids in wanted)
+            label = "input" if number == INPUT else f"layer {number + 1} of {stack.num_layers}"
+            progress.stage(f"{name}, {label}", total=total, unit="nodes")
+            before = read_so_far(tables)
+            with Spill(spills, topology, layer=number) as spill:
+                report = run_layer(
+                    stack,
+                    number,
+                    topology=topology,
+                    chunks=plan_chunks(
+                        topology,
+                        limits=ChunkLimits(limits.rows, NO_LIMIT) if number == INPUT else limits,
+                        rows=wanted,
+                    ),
+                    tiers=share_out(tables, cache_bytes=cache_bytes),
+                    device=device,
+                    progress=progress,
+                    sink=sink if is_last else spill.write,
+                )
+            after = read_so_far(tables)
+            report.disk = TierCounters(
+                requests=after.requests - before.requests,
+                hits=after.hits - before.hits,
+                bytes=after.bytes - before.bytes,
+                seconds=after.seconds - before.seconds,
+            )
+            reports.append(report)
+            below.close()
+            spills.remove(layer_folder(number - 1))
+            if not is_last:
+                tables = spill.open(below)
+    finally:
+        below.close()
+        work.remove(SPILL_FOLDER)
+    return reports
+
+
+def run_layer(
+    stack: LayerStack,
+    number: int,
+    *,
+    topology: Topology,
+    chunks: Iterable[Chunk],
+    tiers: Sequence[HostTier | None],
+    device: torch.device,
+    progress: Progress,
+    sink: Sink,
+) -> LayerReport:
+    """Compute one layer, chunk by chunk; `tiers` hold features for the first pass, else the layer below."""
+    report = LayerReport(layer=number)
+    reads_raw = number == INPUT or (number == 0 and not stack.has_input_pass)
+    sampler = NeighborSampler(topology, fanouts=() if number == INPUT else (ALL_NEIGHBORS,), seed=0)
+    batches = stream_batches(sampler, chunks=chunks, tiers=tiers, report=report, device=device)
+    began = time.monotonic()
+    with torch.inference_mode(), closing(batches):
+        for chunk, batch in batches:
+            h_ND = stack.input(batch) if reads_raw else join_types(batch)
+            out = h_ND if number == INPUT else stack.layer(number, batch, h_ND)
+            sink(chunk, out.float().cpu().numpy())
+            report.rows += chunk.ids.shape[0]
+            report.edges += sum(hop.source.shape[0] for hop in batch.hops)
+            progress.advance(chunk.ids.shape[0])
+    report.seconds = time.monotonic() - began
+    for tier in tiers:
+        if tier is not None:
+            report.host = report.host + tier.counters
+    return report
+
+
+def stream_batches(
+    sampler: NeighborSampler,
+    *,
+    chunks: Iterable[Chunk],
+    tiers: Sequence[HostTier | None],
+    report: LayerReport,
+    device: torch.device,
+) -> Generator[tuple[Chunk, MiniBatch], None, None]:
+    """Each chunk with its batch, the next one prepared in a thread meanwhile; close it to stop the thread."""
+    topology = sampler.topology
+
+    def prepare(chunk: Chunk) -> MiniBatch:
+        seeds = chunk.ids + topology.type_offsets[chunk.node_type]
+        sample = sampler.sample(seeds, epoch=0, step=0)
+        pinned = device.type == "cuda"
+        features = fetch_features(sample.nodes, topology.type_offsets, tiers, pin_memory=pinned)
+        return assemble(
+            topology,
+            sample,
+            epoch=0,
+            step=0,
+            num_seeds=seeds.shape[0],
+            num_seeds_global=seeds.shape[0],
+            features=features,
+        )
+
+    flying: deque[tuple[Chunk, Future[MiniBatch]]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="hopstream-layerwise") as thread:
+        try:
+            for chunk in chunks:
+                flying.append((chunk, thread.submit(prepare, chunk)))
+                if len(flying) > NUM_CHUNKS_AHEAD:
+                    yield take(flying, report=report, device=device)
+            while flying:
+                yield take(flying, report=report, device=device)
+        finally:
+            for _, future in flying:
+                future.cancel()
+
+
+def take(
+    flying: deque[tuple[Chunk, Future[MiniBatch]]], *, report: LayerReport, device: torch.device
+) -> tuple[Chunk, MiniBatch]:
+    """Wait for the oldest chunk in flight and put it on the device."""
+    chunk, future = flying.popleft()
+    began = time.monotonic()
+    batch = future.result()
+    report.wait_seconds += time.monotonic() - began
+    return chunk, batch.to(device)
+
+
+def join_types(batch: MiniBatch) -> Tensor:
+    """[N, D] over the batch's one list of nodes, from its per-type tables of equal width."""
+    present = [(kind, table) for kind, table in enumerate(batch.features) if table is not None]
+    if len(batch.features) == 1:
+        return present[0][1]
+    joined = present[0][1].new_empty((batch.node_type.shape[0], present[0][1].shape[1]))
+    for kind, table in present:
+        joined[batch.node_type == kind] = table
+    return joined
+
+
+class Spill:
+    """One layer's hidden states on disk: a float32 array file for each node type that has nodes."""
+
+    def __init__(self, place: Place, topology: Topology, *, layer: int) -> None:
+        self._place = place.child(layer_folder(layer))
+        self._sizes = np.diff(topology.type_offsets)
+        self._writers: dict[int, ArrayWriter] = {}
+        self._dim = 0
+        self._open = ExitStack()
+
+    def __enter__(self) -> "Spill":
+        """Files are opened as their first rows arrive."""
+        return self
+
+    def write(self, chunk: Chunk, rows: NDArray[np.float32]) -> None:
+        """Append a chunk's rows [S, D] to the file of its type."""
+        if chunk.node_type not in self._writers:
+            self._dim = rows.shape[1]
+            self._writers[chunk.node_type] = self._open.enter_context(
+                ArrayWriter(
+                    self._place,
+                    f"{chunk.node_type}.npy",
+                    dtype=np.dtype(np.float32),
+                    shape=(int(self._sizes[chunk.node_type]), self._dim),
+                )
+            )
+        self._writers[chunk.node_type].write(rows)
+
+    def __exit__(self, *exception: object) -> None:
+        """Finish the files; after an exception they are thrown away."""
+        self._open.__exit__(*exception)  # type: ignore[arg-type]  # the exception as it was handed in
+
+    def open(self, opened: ExitStack) -> list[StoredFeatures | None]:
+        """A reader a type, closed by `opened`; None for types without nodes."""
+        tables: list[StoredFeatures | None] = [None] * self._sizes.shape[0]
+        for node_type, writer in self._writers.items():
+            table = FeatureFile(
+                self._place,
+                writer.info,
+                num_rows=int(self._sizes[node_type]),
+                dim=self._dim,
+                dtype=np.dtype(np.float32),
+            )
+            opened.callback(table.close)
+            tables[node_type] = table
+        return tables
+
+
+def layer_folder(number: int) -> str:
+    """Folder of the hidden states after layer `number`."""
+    return f"layer-{number}"
+
+
+def share_out(tables: Sequence[StoredFeatures | None], *, cache_bytes: int) -> list[HostTier | None]:
+    """A host tier over each table; one budget shared by table size."""
+    shares = share_cache_bytes(tables, cache_bytes=cache_bytes)
+    return [
+        None if table is None else HostTier(table, cache_bytes=share)
+        for table, share in zip(tables, shares, strict=True)
+    ]
+
+
+def read_so_far(tables: Sequence[StoredFeatures | None]) -> TierCounters:
+    """What the tables have read since they were opened."""
+    return sum((table.counters for table in tables if table is not None), TierCounters())

@@ -1,0 +1,48 @@
+"""What an objective is: a loss on a mini-batch, as a sum and a count so that ranks can be added up."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from sampling.batch import MiniBatch
+from service.encoders.base import Encoder
+from service.group import Group
+from service.noise import Noise
+
+
+@dataclass(frozen=True)
+class LossSum:
+    """One rank's part of the loss of one global batch.
+
+    The loss is the sum of all ranks' `loss_sum` over the sum of all ranks' `count`. DDP averages gradients over
+    ranks, so a rank's backward pass starts from `loss_sum * world_size / (count of all ranks)`.
+    """
+
+    loss_sum: Tensor
+    """scalar; hangs on every parameter, also when count is 0"""
+    count: Tensor
+    """float64 scalar: terms in loss_sum"""
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    """other sums over the same terms, scalars without gradient"""
+
+
+class Objective(nn.Module, ABC):
+    """A self-supervised task with its own parameters (tokens, decoders).
+
+    All that crosses ranks goes through `group`; all that is random through `noise`.
+    """
+
+    @property
+    @abstractmethod
+    def reach(self) -> int:
+        """Hops needed beyond the encoder's: a batch carries `encoder.num_layers + reach`."""
+
+    @abstractmethod
+    def forward(self, encoder: Encoder, batch: MiniBatch, *, noise: Noise | None, group: Group) -> LossSum:
+        """This rank's part of the loss on the batch's seeds.
+
+        Every rank of `group` must call it, in the same order; one without seeds joins with count 0. `noise` None
+        means evaluation: no dropout, and what the task itself has to choose is chosen by fixed keys.
+        """

@@ -1,0 +1,169 @@
+"""Many workers: the same training loop under Ray Train, with the coordinator in a named actor.
+
+One worker never comes here, so it never pays for starting Ray. The driver watches the coordinator and draws the
+progress bar; workers only train.
+"""
+
+import os
+import threading
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from service.coordinator import (
+    Coordinator,
+    Decision,
+    RunCoordinator,
+    RunState,
+    RunStatus,
+    StepReport,
+    TrainingSummary,
+    run_place,
+)
+from service.group import Group
+from service.run_file import RunFile
+from service.training import train
+from storage.progress import NoProgress, Progress
+
+NAMESPACE = "hopstream"
+POLL_SECONDS = 0.5
+
+
+class RemoteCoordinator:
+    """The coordinator's interface over an actor."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def begin(self, *, world_size: int) -> None:
+        """See `Coordinator`."""
+        ray.get(self._actor.begin.remote(world_size=world_size))
+
+    def resume_point(self) -> str | None:
+        """See `Coordinator`."""
+        name: str | None = ray.get(self._actor.resume_point.remote())
+        return name
+
+    def plan(self, *, total_steps: int) -> None:
+        """See `Coordinator`."""
+        ray.get(self._actor.plan.remote(total_steps=total_steps))
+
+    def decide(self, step: int) -> Decision:
+        """See `Coordinator`."""
+        decision: Decision = ray.get(self._actor.decide.remote(step))
+        return decision
+
+    def report(self, step: StepReport) -> None:
+        """See `Coordinator`; not waited for."""
+        self._actor.report.remote(step)
+
+    def saved(self, name: str) -> None:
+        """See `Coordinator`."""
+        ray.get(self._actor.saved.remote(name))
+
+    def summarise(self, summary: TrainingSummary) -> None:
+        """See `Coordinator`."""
+        ray.get(self._actor.summarise.remote(summary))
+
+    def end(self, state: RunState) -> None:
+        """See `Coordinator`."""
+        ray.get(self._actor.end.remote(state))
+
+    def status(self) -> RunStatus:
+        """See `Coordinator`."""
+        status: RunStatus = ray.get(self._actor.status.remote())
+        return status
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """What Ray Train runs on every worker; `config` holds the run file and the coordinator's name."""
+    run = RunFile.model_validate(config["run"])
+    actor = ray.get_actor(config["coordinator"], namespace=NAMESPACE)
+    train(run, coordinator=RemoteCoordinator(actor), group=Group.from_torch(), progress=NoProgress())
+
+
+def train_on_ray(run: RunFile, *, progress: Progress) -> RunStatus:
+    """Train with `run.workers.count` workers on the Ray cluster at hand, or one started on this machine.
+
+    Raises what Ray Train raises when a worker fails for good, with the coordinator's state set to failed.
+    """
+    started = not ray.is_initialized()
+    if started:
+        if "RAY_ADDRESS" in os.environ:
+            ray.init(namespace=NAMESPACE, log_to_driver=False)
+        else:
+            ray.init(
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                include_dashboard=False,
+                num_cpus=max(os.cpu_count() or 1, run.workers.count),
+            )
+    try:
+        name = f"coordinator-{run.run.name}"
+        actor = ray.remote(num_cpus=0)(RunCoordinator).options(name=name, namespace=NAMESPACE).remote(run)
+        coordinator: Coordinator = RemoteCoordinator(actor)
+        coordinator.status()  # raises here what the run file's check against the run's folder raises
+        watcher = Watcher(coordinator, progress)
+        state: RunState = "failed"
+        try:
+            TorchTrainer(
+                train_worker,
+                train_loop_config={"run": run.model_dump(mode="json"), "coordinator": name},
+                torch_config=TorchConfig(),
+                scaling_config=ray.train.ScalingConfig(
+                    num_workers=run.workers.count, use_gpu=run.training.device != "cpu" and has_gpu()
+                ),
+                run_config=ray.train.RunConfig(
+                    name=run.run.name, storage_path=run_place(run).child("ray").absolute()
+                ),
+            ).fit()
+            state = "finished"
+        except KeyboardInterrupt:
+            state = "interrupted"
+            raise
+        finally:
+            watcher.stop()
+            coordinator.end(state)
+        return coordinator.status()
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def has_gpu() -> bool:
+    """Whether the cluster offers GPUs."""
+    return bool(ray.cluster_resources().get("GPU", 0))
+
+
+class Watcher:
+    """Draws a run's progress from its coordinator while Ray Train blocks the driver."""
+
+    def __init__(self, coordinator: Coordinator, progress: Progress) -> None:
+        self._coordinator = coordinator
+        self._progress = progress
+        self._stop = threading.Event()
+        self._shown = 0
+        self._staged = False
+        self._thread = threading.Thread(target=self._watch, name="hopstream-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Show the last state and stop."""
+        self._stop.set()
+        self._thread.join()
+        self._show()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(POLL_SECONDS):
+            self._show()
+
+    def _show(self) -> None:
+        status = self._coordinator.status()
+        if status.total_steps and not self._staged:
+            self._progress.stage("pretrain", total=status.total_steps, unit="steps")
+            self._staged = True
+        if self._staged and status.step > self._shown:
+            self._progress.advance(status.step - self._shown)
+            self._shown = status.step

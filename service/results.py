@@ -1,0 +1,117 @@
+"""From a finished run to its results: load the encoder, embed a store, evaluate embeddings."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from service.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
+from service.coordinator import run_place
+from service.embedding import EmbeddingSource, embed
+from service.evaluation import EvaluationReport, evaluate
+from service.group import Group
+from service.model import build_model
+from service.run_file import RunFile
+from service.schema import GraphSchema
+from service.training import pick_device
+from storage.errors import BadInput, DamagedStore
+from storage.place import Place
+from storage.progress import Progress
+from storage.store import Store
+
+EMBEDDINGS = "embeddings"
+WORK = "work"
+
+
+@dataclass(frozen=True)
+class EmbeddingResult:
+    """Where embeddings went and what they cost."""
+
+    out: str
+    rows: int
+    dim: int
+    step: int
+    """training steps done by the encoder"""
+    seconds: float
+    host_requests: int
+    host_hits: int
+
+
+def newest_checkpoint(run: RunFile) -> Checkpoint:
+    """The newest whole checkpoint of a run; BadInput when it has none."""
+    place = run_place(run)
+    for name in reversed(list_checkpoints(place)):
+        try:
+            return load_checkpoint(place, name)
+        except DamagedStore:
+            continue
+    raise BadInput(
+        place.url,
+        "no checkpoint",
+        rule="embedding needs a pretrained encoder",
+        remedy="run `hopstream pretrain` with this run file first",
+    )
+
+
+def embed_run(run: RunFile, *, store_url: str | None, out: str | None, progress: Progress) -> EmbeddingResult:
+    """Embed the run's store, or another of the same schema (which needs `out`), with the newest checkpoint."""
+    if store_url is not None and out is None:
+        raise BadInput(
+            "--store",
+            store_url,
+            rule="embeddings of another store go to a place of their own",
+            remedy="name it with --out",
+        )
+    checkpoint = newest_checkpoint(run)
+    trained_on = Store.open(run.data.store, generation=checkpoint.state.generation)
+    model = build_model(run, GraphSchema.from_store(trained_on), group=Group())
+    model.load_state_dict(checkpoint.model)
+    store = trained_on if store_url is None else Store.open(store_url)
+    target = out or run_place(run).full(EMBEDDINGS)
+    use_all_cores(run)
+    report = embed(
+        model.encoder,
+        store=store,
+        out=target,
+        work=run_place(run).child(WORK),
+        source=EmbeddingSource(run=run.run.name, step=checkpoint.state.step),
+        cache_bytes=int(run.tiers.host_cache_bytes),
+        rows_per_chunk=run.embedding.rows_per_chunk,
+        max_edges_per_chunk=run.embedding.max_edges_per_chunk,
+        device=pick_device(run, rank=0),
+        progress=progress,
+    )
+    return EmbeddingResult(
+        out=target,
+        rows=report.rows,
+        dim=report.dim,
+        step=checkpoint.state.step,
+        seconds=report.seconds,
+        host_requests=report.host.requests,
+        host_hits=report.host.hits,
+    )
+
+
+def use_all_cores(run: RunFile) -> None:
+    """One process embeds and evaluates: it may use what the run's workers shared."""
+    torch.set_num_threads(run.training.num_compute_threads or os.cpu_count() or 1)
+
+
+def evaluate_run(run: RunFile, *, embeddings: str | None, progress: Progress) -> EvaluationReport:
+    """Probe a run's embeddings (or those in `embeddings`) on its store, beside the baselines."""
+    use_all_cores(run)
+    store = Store.open(run.data.store)
+    schema = GraphSchema.from_store(store)
+    return evaluate(
+        store,
+        embeddings=embeddings or run_place(run).full(EMBEDDINGS),
+        # the weights that training began with: the same run file and seed
+        random_encoder=lambda: build_model(run, schema, group=Group()).encoder,
+        config=run.evaluation,
+        seed=run.run.seed,
+        work=run_place(run).child(WORK),
+        cache_bytes=int(run.tiers.host_cache_bytes),
+        embedding=run.embedding,
+        device=pick_device(run, rank=0),
+        progress=progress,
+    )

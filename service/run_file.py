@@ -1,0 +1,254 @@
+"""The run file: one YAML document that says what to train on, how, and where the run is kept.
+
+Precedence: defaults < the YAML file < `section.field=value` on the command line. Unknown keys are refused with
+the nearest known ones. Keys marked harmless (workers, tiers, threads, logging, embedding, evaluation) may change
+when a run is resumed; any other difference is refused, because it would change the result.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from service.embedding import EmbeddingConfig
+from service.encoders import EncoderConfig
+from service.evaluation import EvaluationConfig
+from service.objectives import ObjectiveConfig
+from storage.errors import BadInput
+
+HARMLESS = {"harmless": True}
+"""json_schema_extra of a field or section that may differ between a run and its resumption"""
+
+
+class Section(BaseModel):
+    """A part of the run file; frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunSection(Section):
+    """Which run this is: the same name and storage resume it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=128)] = Field(
+        description="Name of the run; letters, digits, '_', '.', '-'."
+    )
+    storage: str = Field("runs", description="Folder or fsspec URL under which runs are kept.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Everything random follows from it.")
+
+
+class DataSection(Section):
+    """What is trained on."""
+
+    store: str = Field(description="Folder or fsspec URL of the graph store.")
+    seed_types: tuple[str, ...] = Field((), description="Node types to take seeds from; empty for all.")
+
+
+class SamplingSection(Section):
+    """How mini-batches are drawn."""
+
+    fanouts: tuple[int, ...] = Field(
+        (10, 10, 10),
+        description="Neighbours per relation and hop, from the seeds outward; -1 for all. As many as "
+        "encoder layers plus the objective's reach.",
+    )
+    seeds_per_step: int = Field(1024, ge=1, description="Seed nodes of the global batch, over all workers.")
+    num_threads: int = Field(1, ge=1, description="Sampling threads a worker.", json_schema_extra=HARMLESS)
+    queue_batches: int = Field(4, ge=1, description="Batches in flight a worker.", json_schema_extra=HARMLESS)
+
+
+class TiersSection(Section):
+    """Where features are kept on their way to the encoder."""
+
+    host_cache_bytes: ByteSize = Field(
+        ByteSize(1 << 30), description="Host memory a worker for the hottest rows, e.g. 4GiB."
+    )
+
+
+class TrainingSection(Section):
+    """The optimisation."""
+
+    epochs: int = Field(10, ge=1, description="Passes over the seeds.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many steps, if sooner.")
+    optimizer: Literal["adam", "adamw"] = Field(
+        "adamw", description="adam adds weight decay to the gradient."
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    weight_decay: float = Field(1e-4, ge=0, description="Weight decay.")
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="Shape after the warm-up.")
+    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
+    clip_norm: float | None = Field(None, gt=0, description="Largest gradient norm; unset for no clipping.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 autocast on GPUs, float32 on CPUs."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: a GPU where there is one.", json_schema_extra=HARMLESS
+    )
+    num_compute_threads: int | None = Field(
+        None, ge=1, description="Torch threads a worker; unset shares the cores.", json_schema_extra=HARMLESS
+    )
+    checkpoint_every_steps: int = Field(
+        100, ge=1, description="Steps between checkpoints.", json_schema_extra=HARMLESS
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept.", json_schema_extra=HARMLESS)
+    log_every_steps: int = Field(
+        10, ge=1, description="Steps between lines of metrics.jsonl.", json_schema_extra=HARMLESS
+    )
+
+
+class WorkersSection(Section):
+    """Data-parallel workers under Ray Train; one worker needs no Ray."""
+
+    count: int = Field(1, ge=1, description="Number of workers.")
+
+
+class RunFile(Section):
+    """A whole run file."""
+
+    run: RunSection
+    data: DataSection
+    sampling: SamplingSection = SamplingSection()
+    tiers: TiersSection = Field(TiersSection(), json_schema_extra=HARMLESS)
+    encoder: EncoderConfig = EncoderConfig()
+    objective: ObjectiveConfig
+    training: TrainingSection = TrainingSection()
+    workers: WorkersSection = Field(WorkersSection(), json_schema_extra=HARMLESS)
+    embedding: EmbeddingConfig = Field(EmbeddingConfig(), json_schema_extra=HARMLESS)
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), json_schema_extra=HARMLESS)
+
+    def to_yaml(self) -> str:
+        """The resolved file: every key, defaults included."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_run_file(path: str, *, overrides: Sequence[str] = ()) -> RunFile:
+    """Read a run file and apply `section.field=value` overrides; BadInput names the key and the near ones."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BadInput(
+            path,
+            "no such file",
+            rule="a run file is YAML",
+            remedy="check the path; service/recipes has examples",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(path, str(error), rule="a run file can be read", remedy="mend the file") from None
+    return parse_run_text(text, place=path, overrides=overrides)
+
+
+def parse_run_text(text: str, *, place: str, overrides: Sequence[str] = ()) -> RunFile:
+    """Parse the text of a run file that came from `place`; as `load_run_file`."""
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise BadInput(place, reason, rule="a run file is YAML", remedy="mend the file") from None
+    if not isinstance(document, dict):
+        raise BadInput(
+            place,
+            f"a {type(document).__name__}",
+            rule="a run file is a mapping of sections",
+            remedy=f"start with the sections {', '.join(RunFile.model_fields)}",
+        )
+    for override in overrides:
+        apply_override(document, override)
+    return parse_run(document, place=place)
+
+
+def apply_override(document: dict[str, Any], override: str) -> None:
+    """Set one `section.field=value` in `document`; the value is read as YAML."""
+    key, separator, text = override.partition("=")
+    if not separator or not re.fullmatch(r"\w+(\.\w+)+", key):
+        raise BadInput(
+            override,
+            "not an override",
+            rule="overrides read section.field=value",
+            remedy="for example training.epochs=20",
+        )
+    *sections, field = key.split(".")
+    place = document
+    for section in sections:
+        below = place.setdefault(section, {})
+        if not isinstance(below, dict):
+            raise BadInput(
+                override,
+                f"{section} is not a section",
+                rule="overrides name a field",
+                remedy="shorten the key",
+            )
+        place = below
+    try:
+        place[field] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        place[field] = text
+
+
+def parse_run(document: dict[str, Any], *, place: str) -> RunFile:
+    """Check a document against the run file's rules; the first broken one is named."""
+    try:
+        return RunFile.model_validate(document)
+    except ValidationError as error:
+        problems = error.errors()
+        first = problems[0]
+        keys = [str(part) for part in first["loc"]]
+        if keys and keys[0] == "objective" and len(keys) > 1 and keys[1] == document["objective"].get("name"):
+            del keys[1]  # the objective's name is how pydantic tells the kinds apart, not a key
+        key = ".".join(keys) or "the file"
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        if first["type"] == "extra_forbidden":
+            known = list(known_keys(RunFile))
+            near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+            hint = (
+                f"did you mean {' or '.join(near)}?"
+                if near
+                else f"known sections: {', '.join(RunFile.model_fields)}"
+            )
+            raise BadInput(
+                place, f"unknown key {key}{more}", rule="every key of a run file is known", remedy=hint
+            ) from None
+        value = "" if first["type"] == "missing" else f"={json.dumps(first['input'], default=str)}"
+        raise BadInput(
+            place,
+            f"{key}{value}{more}",
+            rule=first["msg"].rstrip("."),
+            remedy="see `hopstream pretrain --help`",
+        ) from None
+
+
+def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a model, sections and fields."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for below in section_models(field):
+            yield from known_keys(below, f"{prefix}{name}.")
+
+
+def section_models(field: FieldInfo) -> Iterator[type[BaseModel]]:
+    """The models a field may hold: one for a section, several for a choice of kinds."""
+    kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+    for kind in kinds:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield kind
+
+
+def harmful_differences(old: RunFile, new: RunFile) -> list[str]:
+    """`key: old -> new` for every key whose change would change the result of a resumed run."""
+
+    def walk(before: BaseModel, after: BaseModel, prefix: str) -> Iterator[str]:
+        for name, field in type(before).model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and extra.get("harmless"):
+                continue
+            left, right = getattr(before, name), getattr(after, name, None)
+            if isinstance(left, BaseModel) and type(left) is type(right):
+                yield from walk(left, right, f"{prefix}{name}.")
+            elif left != right:
+                yield f"{prefix}{name}: {left} -> {right}"
+
+    return list(walk(old, new, ""))

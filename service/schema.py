@@ -1,0 +1,70 @@
+"""What a model must know of a graph: node types with their feature widths, and relations between types.
+
+A model trained on one store works on any other whose schema is equal.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from storage.store import Store
+
+
+@dataclass(frozen=True)
+class NodeTypeSchema:
+    """One node type."""
+
+    name: str
+    feature_dim: int | None
+    """columns of the feature table; None where the type has no features"""
+    feature_dtype: str | None
+    """float32, float16, uint8 or int8; None where the type has no features"""
+
+
+@dataclass(frozen=True)
+class RelationSchema:
+    """One relation."""
+
+    name: str
+    """source:name:target, as `str(storage.schema.Relation)`"""
+    source_type: int
+    """index of the source type"""
+    target_type: int
+    """index of the target type"""
+
+
+@dataclass(frozen=True)
+class GraphSchema:
+    """Node types and relations, in the store's order; a batch's type and relation numbers index them."""
+
+    node_types: tuple[NodeTypeSchema, ...]
+    relations: tuple[RelationSchema, ...]
+
+    @classmethod
+    def from_store(cls, store: "Store") -> "GraphSchema":
+        """The schema of `store`'s open generation."""
+        return cls(
+            node_types=tuple(
+                NodeTypeSchema(name=kind.name, feature_dim=kind.feature_dim, feature_dtype=kind.feature_dtype)
+                for kind in store.node_types
+            ),
+            relations=tuple(
+                RelationSchema(
+                    name=str(info.relation),
+                    source_type=store.type_index(info.relation.source),
+                    target_type=store.type_index(info.relation.target),
+                )
+                for info in store.relations
+            ),
+        )
+
+    @property
+    def is_homogeneous(self) -> bool:
+        """One node type and one relation: convolutions then add each node to its own neighbours."""
+        return len(self.node_types) == 1 and len(self.relations) == 1
+
+    def relations_into(self, node_type: int) -> tuple[int, ...]:
+        """Numbers of the relations whose targets have type `node_type`."""
+        return tuple(
+            number for number, relation in enumerate(self.relations) if relation.target_type == node_type
+        )

@@ -1,0 +1,246 @@
+"""The training loop of one rank, the same for one worker and for many.
+
+    store -> topology, feature tables        storage
+    order -> loader -> mini-batch            sampling.loader
+    mini-batch -> loss sum, count            service.model, one DDP forward
+    loss -> gradient -> step                 here
+    step -> decision, checkpoint             service.coordinator
+
+The loss of a step is the sum over all ranks divided by the count over all ranks, so how seeds are spread over
+ranks changes nothing. Nothing random is kept between steps: the state of a run is its weights and its step.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from sampling.batch import MiniBatch
+from sampling.host_tier import HostTier, share_cache_bytes
+from sampling.keys import step_key, subkey
+from sampling.loader import Loader
+from sampling.seeds import SeedOrder
+from service.checkpoint import (
+    Checkpoint,
+    TrainingState,
+    load_checkpoint,
+    restore_optimizer,
+    save_checkpoint,
+)
+from service.coordinator import Coordinator, StepReport, TrainingSummary, run_place
+from service.errors import TrainingFailed
+from service.group import Group
+from service.learning_rate import learning_rate
+from service.model import Model, build_model
+from service.noise import Noise
+from service.objectives import LossSum
+from service.run_file import RunFile
+from service.schema import GraphSchema
+from service.seed_nodes import seed_nodes
+from storage.errors import BadInput
+from storage.features import Features
+from storage.progress import Progress
+from storage.store import Store
+
+NOISE_TAG = 0x401_5E
+"""keeps the keys of dropout and masks apart from those of sampling, which are keyed by the same step"""
+
+
+def train(run: RunFile, *, coordinator: Coordinator, group: Group, progress: Progress) -> None:
+    """Train from the run's newest checkpoint to its end; raises BadInput for settings that cannot work."""
+    device = pick_device(run, rank=group.rank)
+    torch.set_num_threads(
+        run.training.num_compute_threads or max(1, (os.cpu_count() or 1) // group.world_size)
+    )
+    if group.rank == 0:
+        coordinator.begin(world_size=group.world_size)
+    group.barrier()
+    name = coordinator.resume_point()
+    checkpoint = None if name is None else load_checkpoint(run_place(run), name)
+    store = Store.open(run.data.store, generation=None if checkpoint is None else checkpoint.state.generation)
+    model = build_model(run, GraphSchema.from_store(store), group=group).to(device)
+    check_hops(run, model)
+    optimizer = build_optimizer(run, model)
+    first_step = 0
+    if checkpoint is not None:
+        restore(model, optimizer, checkpoint)
+        first_step = checkpoint.state.step
+
+    order = SeedOrder(
+        seed_nodes(store, run.data),
+        num_nodes=int(store.type_offsets[-1]),
+        seeds_per_step=run.sampling.seeds_per_step,
+        seed=run.run.seed,
+    )
+    total_steps = run.training.epochs * order.steps_per_epoch
+    total_steps = min(total_steps, run.training.max_steps or total_steps)
+    coordinator.plan(total_steps=total_steps)
+    progress.stage("pretrain", total=total_steps, unit="steps")
+    progress.advance(first_step)
+
+    tables = [store.features(node_type.name) for node_type in store.node_types]
+    tiers = host_tiers(tables, cache_bytes=int(run.tiers.host_cache_bytes))
+    loader = Loader(
+        store.topology(),
+        order=order,
+        fanouts=run.sampling.fanouts,
+        seed=run.run.seed,
+        features=tiers,
+        rank=group.rank,
+        world_size=group.world_size,
+        num_threads=run.sampling.num_threads,
+        queue_batches=run.sampling.queue_batches,
+        pin_memory=device.type == "cuda",
+    )
+    forward: nn.Module = model
+    if group.world_size > 1:
+        forward = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+    began = time.monotonic()
+    num_seeds = 0
+    loss = 0.0 if checkpoint is None else checkpoint.state.loss
+    try:
+        for batch in loader.batches(first_step=first_step, last_step=total_steps):
+            done = batch.epoch * order.steps_per_epoch + batch.step + 1
+            rate = learning_rate(run.training, step=done - 1, total_steps=total_steps)
+            for settings in optimizer.param_groups:
+                settings["lr"] = rate
+            step_began, waited = time.monotonic(), loader.counters.wait_seconds
+            loss, norm = take_step(
+                run, batch.to(device), forward=forward, model=model, optimizer=optimizer, group=group
+            )
+            if group.rank == 0:
+                coordinator.report(
+                    StepReport(
+                        step=done,
+                        epoch=batch.epoch,
+                        loss=loss,
+                        learning_rate=rate,
+                        grad_norm=norm,
+                        seconds=time.monotonic() - step_began,
+                        wait_seconds=loader.counters.wait_seconds - waited,
+                        seeds=batch.num_seeds_global,
+                    )
+                )
+            num_seeds += batch.num_seeds_global
+            decision = coordinator.decide(done)
+            if decision.save and group.rank == 0:
+                state = TrainingState(
+                    step=done, generation=store.generation.generation, seed=run.run.seed, loss=loss
+                )
+                coordinator.saved(
+                    save_checkpoint(run_place(run), state=state, model=model, optimizer=optimizer)
+                )
+            progress.advance(1)
+            if decision.stop:
+                break
+        group.barrier()
+    finally:
+        loader.close()
+        for table in tables:
+            if table is not None:
+                table.close()
+    if group.rank == 0:
+        coordinator.summarise(
+            TrainingSummary(
+                steps=total_steps - first_step,
+                seconds=time.monotonic() - began,
+                loss=loss,
+                num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+                seeds=num_seeds,
+                sampled_nodes=loader.counters.sampled_nodes,
+                sampled_edges=loader.counters.sampled_edges,
+                sample_seconds=loader.counters.sample_seconds,
+                fetch_seconds=loader.counters.fetch_seconds,
+                wait_seconds=loader.counters.wait_seconds,
+                host_requests=sum(tier.counters.requests for tier in tiers if tier is not None),
+                host_hits=sum(tier.counters.hits for tier in tiers if tier is not None),
+            )
+        )
+
+
+def take_step(
+    run: RunFile,
+    batch: MiniBatch,
+    *,
+    forward: Callable[..., LossSum],
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    group: Group,
+) -> tuple[float, float]:
+    """One step of the optimiser on one global batch; returns the loss over all ranks and the gradient norm."""
+    device_type = batch.node_type.device.type
+    bfloat16 = run.training.precision == "bfloat16" or (
+        run.training.precision == "auto" and device_type == "cuda"
+    )
+    key = subkey(step_key(seed=run.run.seed, epoch=batch.epoch, step=batch.step), NOISE_TAG)
+    model.train()
+    with torch.autocast(device_type, dtype=torch.bfloat16, enabled=bfloat16):
+        out = forward(batch, Noise(int(key)))
+    sums = group.sum(torch.stack([out.loss_sum.detach().double(), out.count.double()]))
+    loss_sum, count = sums.tolist()
+    # DDP averages gradients over ranks; the objective is the sum over ranks divided by the count over ranks
+    loss = out.loss_sum * (group.world_size / max(count, 1.0))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), run.training.clip_norm or math.inf)
+    value = loss_sum / max(count, 1.0)
+    if not math.isfinite(value):
+        raise TrainingFailed(
+            f"loss is {value} at epoch {batch.epoch}, step {batch.step}: training has diverged; lower "
+            "training.learning_rate or set training.clip_norm; the last checkpoint is kept"
+        )
+    optimizer.step()
+    return value, float(norm)
+
+
+def build_optimizer(run: RunFile, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of the run file; its learning rate is set before every step."""
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[run.training.optimizer](
+        model.parameters(), lr=run.training.learning_rate, weight_decay=run.training.weight_decay
+    )
+
+
+def restore(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's tensors into model and optimiser."""
+    model.load_state_dict(checkpoint.model)
+    restore_optimizer(model, optimizer, checkpoint.optimizer)
+
+
+def pick_device(run: RunFile, *, rank: int) -> torch.device:
+    """The device of a rank: the run file's, or a GPU where there is one."""
+    if run.training.device == "cuda" and not torch.cuda.is_available():
+        raise BadInput(
+            "training.device=cuda",
+            "no GPU that torch can use",
+            rule="the device exists on every worker",
+            remedy="set training.device=auto, or install a torch build for the GPU",
+        )
+    if run.training.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", rank % torch.cuda.device_count())
+
+
+def check_hops(run: RunFile, model: Model) -> None:
+    """A batch needs one hop per encoder layer and one per hop that the objective reaches beyond them."""
+    needed = model.encoder.num_layers + model.objective.reach
+    if len(run.sampling.fanouts) != needed:
+        raise BadInput(
+            f"sampling.fanouts={list(run.sampling.fanouts)}",
+            f"{len(run.sampling.fanouts)} hops",
+            rule=f"{model.encoder.num_layers} encoder layers and reach {model.objective.reach} of objective "
+            f"{run.objective.name} need {needed}",
+            remedy=f"list {needed} fan-outs, from the seeds outward",
+        )
+
+
+def host_tiers(tables: Sequence[Features | None], *, cache_bytes: int) -> list[HostTier | None]:
+    """A host tier over each node type's feature table, sharing one budget by table size."""
+    shares = share_cache_bytes(tables, cache_bytes=cache_bytes)
+    return [
+        None if table is None else HostTier(table, cache_bytes=share)
+        for table, share in zip(tables, shares, strict=True)
+    ]

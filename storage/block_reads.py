@@ -1,0 +1,243 @@
+"""Verified reads of stored pages: straight from the disk where the file system allows, checked before use.
+
+The compiled part (`load_run`) reads consecutive pages into page-aligned memory and checks each of them, all
+without the GIL, so a reading thread never waits for Python. It calls the C library's `pread` by name.
+"""
+
+import errno
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from queue import LifoQueue
+from threading import Lock
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numba import types
+from numpy.typing import NDArray
+
+from storage.errors import DamagedStore
+from storage.jit import kernel
+from storage.npy import damaged, read_sums
+from storage.pages import PAGE_BYTES, as_words, check_pages
+from storage.place import Place
+from storage.schema import FileInfo
+
+STAGING_BYTES = 1 << 20
+"""memory of one reading thread, and the longest single read unless one row needs more"""
+
+OK = -1
+DAMAGED, SHORT, FAILED = 0, 1, 2
+NUM_CODES = 3
+"""a status is OK or page * NUM_CODES + code, so that a kernel returns one number"""
+
+_pread: Any = types.ExternalFunction("pread", types.intp(types.int32, types.uintp, types.uintp, types.int64))
+
+
+@kernel
+def load_run(
+    descriptor: int,
+    data: NDArray[np.uint8],
+    words: NDArray[np.uint64],
+    first_page: int,
+    num_bytes: int,
+    sums: NDArray[np.uint32],
+) -> int:
+    """Read `num_bytes` bytes from page `first_page` into `data` and check every page; returns a status.
+
+    `data` begins at a page of memory and has room for whole pages; `words` is the same memory as uint64. With
+    a negative descriptor the bytes are there already and are only checked.
+    """
+    if descriptor >= 0:
+        room = -(-num_bytes // PAGE_BYTES) * PAGE_BYTES
+        done = 0
+        while done < num_bytes:
+            got = _pread(
+                descriptor, data.ctypes.data + np.uintp(done), room - done, first_page * PAGE_BYTES + done
+            )
+            if got <= 0:
+                return (first_page + done // PAGE_BYTES) * NUM_CODES + (SHORT if got == 0 else FAILED)
+            done += got
+    bad = check_pages(words, data, num_bytes, sums, first_page)
+    return OK if bad < 0 else (first_page + bad) * NUM_CODES + DAMAGED
+
+
+class Staging:
+    """Page-aligned memory that files are read into; anonymous, so it returns to the system when dropped."""
+
+    def __init__(self, num_bytes: int) -> None:
+        num_bytes = -(-num_bytes // PAGE_BYTES) * PAGE_BYTES
+        self.data: NDArray[np.uint8] = np.frombuffer(mmap.mmap(-1, num_bytes), dtype=np.uint8)
+        self.words = as_words(self.data)
+
+
+class PageFile:
+    """One stored file, open for verified reads; safe to use from several threads until closed.
+
+    Args:
+        place, info: the file.
+        direct: go past the page cache (O_DIRECT) where the file system can; else buffered without read-ahead.
+
+    Raises DamagedStore when the file or its sums are missing, short, or not the ones recorded. Page sums stay
+    in memory: 0.1 % of the file.
+    """
+
+    def __init__(self, place: Place, info: FileInfo, *, direct: bool = True) -> None:
+        self.place = place
+        self.info = info
+        self.descriptor = -1
+        path = place.local(info.name)
+        try:
+            num_bytes = place.size(info.name)
+        except FileNotFoundError:
+            raise damaged(place, info.name, "missing file") from None
+        if num_bytes != info.num_bytes:
+            raise damaged(place, info.name, f"{num_bytes} bytes where {info.num_bytes} were written")
+        self.sums = read_sums(place, info)
+        if path is not None:
+            self.descriptor = _open_direct(path) if direct else _open_buffered(path)
+
+    def close(self) -> None:
+        """Give the file back; no read may follow."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def __enter__(self) -> Self:
+        """Open already."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def run_bytes(self, first_page: int, num_pages: int) -> int:
+        """Bytes that pages [first_page, first_page + num_pages) hold; the file's last page may be partial."""
+        return min((first_page + num_pages) * PAGE_BYTES, self.info.num_bytes) - first_page * PAGE_BYTES
+
+    def fetch(self, data: NDArray[np.uint8], *, first_page: int, num_bytes: int) -> None:
+        """Copy bytes of a file elsewhere into `data`, unchecked; local files are read by the kernels."""
+        start = first_page * PAGE_BYTES
+        try:
+            got = self.place.fs.cat_file(self.place.path(self.info.name), start=start, end=start + num_bytes)
+        except FileNotFoundError:
+            raise damaged(self.place, self.info.name, "missing file") from None
+        if len(got) != num_bytes:
+            raise self._error(first_page + len(got) // PAGE_BYTES, SHORT)
+        data[:num_bytes] = np.frombuffer(got, dtype=np.uint8)
+
+    def read(
+        self, data: NDArray[np.uint8], words: NDArray[np.uint64], *, first_page: int, num_pages: int
+    ) -> int:
+        """Read and check consecutive pages into page-aligned `data`; returns their number of bytes."""
+        num_bytes = self.run_bytes(first_page, num_pages)
+        if self.descriptor < 0:
+            self.fetch(data, first_page=first_page, num_bytes=num_bytes)
+        while (status := load_run(self.descriptor, data, words, first_page, num_bytes, self.sums)) != OK:
+            self.explain(status)
+        return num_bytes
+
+    def explain(self, status: int) -> None:
+        """Raise what a failed read's status means; return when reading again may help."""
+        page, code = divmod(status, NUM_CODES)
+        if code != FAILED:
+            raise self._error(page, code)
+        # the kernel cannot see errno: do the same read here, where an interrupted call is also repeated
+        try:
+            os.preadv(self.descriptor, [Staging(PAGE_BYTES).data.data], page * PAGE_BYTES)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise damaged(self.place, self.info.name, f"page {page} cannot be read from the disk") from error
+
+    def _error(self, page: int, code: int) -> DamagedStore:
+        found = f"page {page} has changed" if code == DAMAGED else f"file ends inside page {page}"
+        return damaged(self.place, self.info.name, found)
+
+
+class ReadPool:
+    """Threads that read, and one staging buffer for each; both are made when first needed.
+
+    Args:
+        num_threads: reads in flight.
+        staging_bytes: memory of one thread.
+    """
+
+    def __init__(self, *, num_threads: int, staging_bytes: int = STAGING_BYTES) -> None:
+        self.num_threads = num_threads
+        self.staging_bytes = staging_bytes
+        self._lock = Lock()
+        self._threads: ThreadPoolExecutor | None = None
+        self._buffers: LifoQueue[Staging | None] = LifoQueue()
+        for _ in range(num_threads):
+            self._buffers.put(None)
+
+    @contextmanager
+    def staging(self) -> Iterator[Staging]:
+        """Borrow a buffer; waits while all are lent, so that memory stays bounded."""
+        lent = self._buffers.get()
+        try:
+            lent = lent or Staging(self.staging_bytes)
+            yield lent
+        finally:
+            self._buffers.put(lent)
+
+    def run(self, work: Callable[[int], None], num_units: int) -> None:
+        """Do `work(0) ... work(num_units - 1)`, side by side where there are several; raises the first error.
+
+        Returns when no unit is running any more, also after an error, so no memory is written to afterwards.
+        """
+        if num_units <= 1:
+            for unit in range(num_units):
+                work(unit)
+            return
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(self.num_threads, thread_name_prefix="read")
+            units = [self._threads.submit(work, unit) for unit in range(num_units)]
+        _, waiting = wait(units, return_when=FIRST_EXCEPTION)
+        for unit_ahead in waiting:
+            unit_ahead.cancel()
+        wait(waiting)
+        for finished in units:
+            if not finished.cancelled():
+                finished.result()
+
+    def close(self) -> None:
+        """End the threads."""
+        with self._lock:
+            if self._threads is not None:
+                self._threads.shutdown()
+                self._threads = None
+
+
+def _open_direct(path: str) -> int:
+    """A descriptor that bypasses the page cache, or a buffered one where the file system refuses that."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return _open_buffered(path)
+    try:
+        # some file systems take the flag and refuse the read
+        os.preadv(descriptor, [Staging(PAGE_BYTES).data.data], 0)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno != errno.EINVAL:
+            raise
+        return _open_buffered(path)
+    return descriptor
+
+
+def _open_buffered(path: str) -> int:
+    descriptor = os.open(path, os.O_RDONLY)
+    if hasattr(os, "posix_fadvise"):
+        # read-ahead would read megabytes around every page
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+    return descriptor

@@ -1,0 +1,194 @@
+"""Law: W ranks equal one rank on the same global batch, in loss, gradient and running statistics.
+
+Dropout of features, attention and edges, masks, replacement rows and batch norm are on; slices are uneven and one
+rank may be empty. Each test starts its own gloo processes (this file run as a program), which meet through a file.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sampling.batch import MiniBatch
+from service.encoders import EncoderConfig, make_encoder
+from service.encoders.base import ConvolutionName
+from service.group import Group
+from service.model import Model
+from service.noise import Noise
+from service.norm import NormName
+from service.objectives import LossSum, make_objective
+from service.objectives.graphmae import GraphMaeConfig
+from tests.data import ROOT
+from tests.processes import environment
+from tests.service.batches import heterogeneous, homogeneous, make_batch
+
+NUM_SEEDS = 23
+SLICES = {1: (23,), 2: (18, 5), 4: (9, 0, 3, 11)}
+"""seeds of each rank, by world size"""
+EMPTY_SLICES = {1: (23,), 2: (23, 0), 4: (0, 0, 23, 0)}
+LIMIT_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    encoder: ConvolutionName
+    norm: NormName
+    graph: Literal["homogeneous", "heterogeneous"] = "homogeneous"
+    dtype: torch.dtype = torch.float64
+    most_are_empty: bool = False
+
+    @property
+    def tolerance(self) -> float:
+        return 1e-9 if self.dtype == torch.float64 else 1e-4
+
+
+def cases() -> Iterator[Case]:
+    for encoder in ("sage", "gcn", "gat", "gin"):
+        yield Case(f"{encoder}, batch norm", encoder, "batch")
+        yield Case(f"{encoder}, batch norm, several types", encoder, "batch", "heterogeneous")
+        yield Case(f"{encoder}, batch norm, float32", encoder, "batch", dtype=torch.float32)
+    yield Case("gat, no norm", "gat", "none")
+    yield Case("sage, layer norm, several types", "sage", "layer", "heterogeneous")
+    yield Case("gcn, batch norm, one rank has all seeds", "gcn", "batch", most_are_empty=True)
+    yield Case(
+        "gat, several types, one rank has all seeds", "gat", "batch", "heterogeneous", most_are_empty=True
+    )
+
+
+def build(case: Case, *, group: Group) -> Model:
+    graph = homogeneous() if case.graph == "homogeneous" else heterogeneous()
+    config = EncoderConfig(
+        name=case.encoder,
+        num_layers=2,
+        hidden_dim=8,
+        num_heads=2,
+        norm=case.norm,
+        residual=True,
+        feature_dropout=0.2,
+        attention_dropout=0.3,
+        edge_dropout=0.2,
+    )
+    objective = GraphMaeConfig(mask_rate=0.6, replace_rate=0.4, decoder=case.encoder)
+    torch.manual_seed(0)
+    encoder = make_encoder(config, schema=graph.schema)
+    return Model(
+        encoder, make_objective(objective, schema=graph.schema, encoder_config=config), group=group
+    ).to(case.dtype)
+
+
+def slice_of(case: Case, *, rank: int, world_size: int) -> MiniBatch:
+    graph = homogeneous() if case.graph == "homogeneous" else heterogeneous()
+    counts = (EMPTY_SLICES if case.most_are_empty else SLICES)[world_size]
+    chosen = torch.randperm(sum(graph.num_nodes), generator=torch.Generator().manual_seed(1))[:NUM_SEEDS]
+    seeds = [graph.all_seeds()[number] for number in chosen.tolist()]
+    first = sum(counts[:rank])
+    return make_batch(
+        graph,
+        seeds[first : first + counts[rank]],
+        num_hops=3,
+        fanout=2,
+        num_seeds_global=NUM_SEEDS,
+        dtype=case.dtype,
+    )
+
+
+def run_case(case: Case, *, group: Group, process_group: dist.ProcessGroup | None) -> dict[str, Tensor]:
+    """Loss, gradients and buffers after one forward and backward pass of this rank."""
+    model = build(case, group=group)
+    forward: nn.Module = model
+    if group.world_size > 1:
+        forward = DistributedDataParallel(model, broadcast_buffers=False, process_group=process_group)
+    out: LossSum = forward(slice_of(case, rank=group.rank, world_size=group.world_size), Noise(11))
+    sums = group.sum(torch.stack([out.loss_sum.detach().double(), out.count]))
+    (out.loss_sum * (group.world_size / sums[1].item())).backward()
+    result = {"loss": sums[0], "count": sums[1]}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        result[f"gradient {name}"] = parameter.grad
+    for name, buffer in model.named_buffers():
+        result[f"buffer {name}"] = buffer
+    return result
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_equal_one_rank(world_size: int, tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "tests.laws.test_ranks", str(world_size), str(tmp_path)]
+    ranks = [
+        subprocess.Popen(
+            [*program, str(rank)], cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(world_size)
+    ]
+    try:
+        for process in ranks:
+            _, errors = process.communicate(timeout=LIMIT_SECONDS)
+            assert process.returncode == 0, errors
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+    for number, case in enumerate(cases()):
+        alone = run_case(case, group=Group(), process_group=None)
+        assert alone["count"] > 5
+        for rank in range(world_size):
+            together = load_file(tmp_path / f"{number}.{rank}.safetensors")
+            assert together.keys() == alone.keys()
+            assert together["count"] == alone["count"]
+            for kind in ("loss", "gradient", "buffer"):
+                difference = relative_difference(together, alone, kind=kind)
+                assert difference <= case.tolerance, f"{case.name}: {kind} on rank {rank}: {difference}"
+
+
+def relative_difference(one: dict[str, Tensor], other: dict[str, Tensor], *, kind: str) -> float:
+    names = [name for name in sorted(one) if name.startswith(kind)]
+    if not names:
+        return 0.0
+    difference = torch.cat([(one[name] - other[name]).double().reshape(-1) for name in names])
+    size = torch.cat([other[name].double().reshape(-1) for name in names])
+    return float(difference.norm() / size.norm())
+
+
+def check_group(group: Group) -> None:
+    """Sums have the gradient of the sum over ranks; rows are gathered in rank order, of uneven counts."""
+    x = torch.full((3,), float(group.rank + 1), dtype=torch.float64, requires_grad=True)
+    total = group.sum(x)
+    assert total.tolist() == [sum(range(1, group.world_size + 1))] * 3
+    (total * (group.rank + 1)).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [sum(range(1, group.world_size + 1))] * 3
+    for dtype in (torch.uint8, torch.float16, torch.float32, torch.int64):
+        rows = torch.full((group.rank % 3, 2), group.rank, dtype=dtype)
+        gathered = group.gather_rows(rows)
+        assert gathered.dtype == dtype
+        expected = [[rank, rank] for rank in range(group.world_size) for _ in range(rank % 3)]
+        assert gathered.tolist() == expected
+    assert group.gather_rows(torch.empty(0, 4)).shape == (0, 4)
+    group.barrier()
+
+
+def run_rank(*, world_size: int, folder: Path, rank: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
+    group = Group.from_torch()
+    check_group(group)
+    for number, case in enumerate(cases()):
+        result = run_case(case, group=group, process_group=dist.group.WORLD)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in result.items()},
+            folder / f"{number}.{rank}.safetensors",
+        )
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run_rank(world_size=int(sys.argv[1]), folder=Path(sys.argv[2]), rank=int(sys.argv[3]))

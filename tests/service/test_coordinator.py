@@ -1,0 +1,144 @@
+"""The coordinator: resumption, decisions, the ledger, metrics, and the lease."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from service.checkpoint import FOLDER, TrainingState, list_checkpoints, save_checkpoint
+from service.coordinator import RunCoordinator, StepReport, read_status
+from service.lease import LEASE_NAME, Lease, process_start
+from service.run_file import RunFile, parse_run_text
+from storage.errors import BadInput, DamagedStore
+from storage.place import Place
+from tests.service.test_checkpoint import trained
+
+TEXT = """
+run: {{name: r, storage: {storage}}}
+data: {{store: s}}
+objective: {{name: graphmae}}
+training: {{checkpoint_every_steps: 5, keep_checkpoints: 2, log_every_steps: 1}}
+"""
+
+
+def run_of(folder: Path, *overrides: str) -> RunFile:
+    return parse_run_text(TEXT.format(storage=folder), place="run.yaml", overrides=overrides)
+
+
+def step(number: int) -> StepReport:
+    return StepReport(
+        step=number, epoch=0, loss=1.0 / number, learning_rate=0.1, grad_norm=1.0, seconds=0.1, wait_seconds=0.0,
+        seeds=8,
+    )  # fmt: skip
+
+
+def save(folder: Path, number: int) -> str:
+    model, optimizer = trained()
+    state = TrainingState(step=number, generation=1, seed=0, loss=0.1)
+    return save_checkpoint(Place(str(folder / "r")), state=state, model=model, optimizer=optimizer)
+
+
+def metric_steps(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "r" / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_decisions_follow_from_the_step_alone(tmp_path: Path) -> None:
+    coordinator = RunCoordinator(run_of(tmp_path))
+    coordinator.plan(total_steps=12)
+    decisions = [coordinator.decide(number) for number in range(1, 13)]
+    assert [number + 1 for number, decision in enumerate(decisions) if decision.save] == [5, 10, 12]
+    assert [number + 1 for number, decision in enumerate(decisions) if decision.stop] == [12]
+
+
+def test_a_run_resumes_from_its_newest_whole_checkpoint_and_keeps_metrics_up_to_it(tmp_path: Path) -> None:
+    first = RunCoordinator(run_of(tmp_path))
+    first.begin(world_size=1)
+    assert first.resume_point() is None
+    first.plan(total_steps=20)
+    names = {}
+    for number in range(1, 18):
+        first.report(step(number))
+        if number in (5, 10, 15):
+            names[number] = save(tmp_path, number)
+            first.saved(names[number])
+    first.end("failed")
+    assert list_checkpoints(Place(str(tmp_path / "r"))) == [names[10], names[15]]
+    damaged = tmp_path / "r" / FOLDER / names[15] / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+
+    second = RunCoordinator(run_of(tmp_path))
+    second.begin(world_size=2)
+    assert second.resume_point() == names[10]
+    assert metric_steps(tmp_path) == list(range(1, 11))
+    status = read_status(Place(str(tmp_path / "r")))
+    assert status is not None
+    assert (status.attempts, status.world_size, status.step) == (2, 2, 10)
+    assert "model.safetensors" in status.skipped_checkpoints[0]
+
+
+def test_a_changed_run_file_is_refused_with_the_keys_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    RunCoordinator(run_of(tmp_path))
+    stored = (tmp_path / "r" / "run.yaml").read_bytes()
+    with pytest.raises(BadInput, match=r"training\.epochs: 10 -> 3"):
+        RunCoordinator(run_of(tmp_path, "training.epochs=3"))
+    assert (tmp_path / "r" / "run.yaml").read_bytes() == stored
+    RunCoordinator(run_of(tmp_path, "workers.count=4"))
+
+
+def test_a_broken_state_file_is_named(tmp_path: Path) -> None:
+    RunCoordinator(run_of(tmp_path)).end("failed")
+    (tmp_path / "r" / "state.json").write_text("{")
+    with pytest.raises(DamagedStore, match=r"state\.json"):
+        RunCoordinator(run_of(tmp_path))
+
+
+def test_a_lease_is_held_once_and_released(tmp_path: Path) -> None:
+    place = Place(str(tmp_path))
+    with Lease(place), pytest.raises(BadInput, match=f"held by process {os.getpid()}"), Lease(place):
+        pass
+    assert not (tmp_path / LEASE_NAME).exists()
+    with Lease(place):
+        assert (tmp_path / LEASE_NAME).exists()
+
+
+def lease_of(process: int, *, host: str, expires: float) -> str:
+    return json.dumps(
+        {
+            "token": "t",
+            "host": host,
+            "process": process,
+            "started": process_start(process),
+            "expires": expires,
+        }
+    )
+
+
+def test_the_lease_of_a_dead_process_is_taken_over_at_once(tmp_path: Path) -> None:
+    import socket
+
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    held = lease_of(process.pid, host=socket.gethostname(), expires=time.time() + 1000)
+    (tmp_path / LEASE_NAME).write_text(held)
+    with pytest.raises(BadInput, match=str(process.pid)), Lease(Place(str(tmp_path))):
+        pass
+    process.kill()
+    process.communicate()
+    with Lease(Place(str(tmp_path))):
+        pass
+
+
+@pytest.mark.parametrize(("expires_in", "held"), [(1000.0, True), (-1.0, False)])
+def test_the_lease_of_another_host_holds_until_it_expires(
+    tmp_path: Path, expires_in: float, held: bool
+) -> None:
+    (tmp_path / LEASE_NAME).write_text(lease_of(1, host="elsewhere", expires=time.time() + expires_in))
+    if held:
+        with pytest.raises(BadInput, match="on elsewhere"), Lease(Place(str(tmp_path))):
+            pass
+    else:
+        with Lease(Place(str(tmp_path))):
+            pass

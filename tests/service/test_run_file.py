@@ -1,0 +1,115 @@
+"""The run file: precedence, refusals that name the key, and what may change on resume."""
+
+from pathlib import Path
+
+import pytest
+
+from service.run_file import apply_override, harmful_differences, known_keys, load_run_file, parse_run_text
+from service.run_file import RunFile
+from storage.errors import BadInput
+from tests.data import ROOT
+
+MINIMAL = "run: {name: a}\ndata: {store: s}\nobjective: {name: graphmae}\n"
+
+
+def parse(text: str, *overrides: str) -> RunFile:
+    return parse_run_text(text, place="run.yaml", overrides=overrides)
+
+
+def test_overrides_win_over_the_file_and_the_file_over_defaults() -> None:
+    text = MINIMAL + "training: {epochs: 7}\n"
+    assert parse(MINIMAL).training.epochs == 10
+    assert parse(text).training.epochs == 7
+    assert parse(text, "training.epochs=9").training.epochs == 9
+    assert parse(text, "tiers.host_cache_bytes=2GiB").tiers.host_cache_bytes == 2 << 30
+    assert parse(text, "sampling.fanouts=[3, -1]").sampling.fanouts == (3, -1)
+
+
+def test_the_resolved_file_reads_back_as_itself() -> None:
+    run = parse(MINIMAL, "encoder.name=gat", "training.clip_norm=1.5")
+    assert parse(run.to_yaml()) == run
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "parts"),
+    [
+        (MINIMAL + "trainin: {epochs: 1}", [], ["unknown key trainin", "did you mean training"]),
+        (MINIMAL, ["training.epoch=3"], ["unknown key training.epoch", "training.epochs"]),
+        (MINIMAL, ["encoder.hiden_dim=3"], ["unknown key encoder.hiden_dim", "encoder.hidden_dim"]),
+        (MINIMAL, ["objective.mask_rat=0.5"], ["unknown key objective.mask_rat", "objective.mask_rate"]),
+        (MINIMAL, ["training.epochs=0"], ["training.epochs=0", "greater than or equal to 1"]),
+        (MINIMAL, ["training.epochs=many"], ['training.epochs="many"', "integer"]),
+        (MINIMAL, ["encoder.name=cnn"], ['encoder.name="cnn"', "'sage'", "'gat'"]),
+        (MINIMAL, ["objective.name=gmae"], ["objective", "graphmae"]),
+        (MINIMAL, ["run.name=../../x"], ["run.name", "pattern"]),
+        (MINIMAL, ["run.name=a/b"], ["run.name", "pattern"]),
+        (MINIMAL, ["epochs=3"], ["not an override", "section.field=value"]),
+        (MINIMAL, ["training.epochs"], ["not an override", "training.epochs=20"]),
+        ("run: {name: a}\nobjective: {name: graphmae}\n", [], ["data", "Field required"]),
+        ("- a\n- b\n", [], ["a list", "mapping of sections", "training"]),
+        ("run: {name: [\n", [], ["a run file is YAML"]),
+        ("", [], ["a NoneType", "mapping"]),
+    ],
+)
+def test_a_wrong_run_file_is_refused_with_the_key_and_a_remedy(
+    text: str, overrides: list[str], parts: list[str]
+) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse(text, *overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such file"):
+        load_run_file(str(tmp_path / "none.yaml"))
+
+
+def test_an_override_cannot_descend_into_a_value() -> None:
+    with pytest.raises(BadInput, match="epochs is not a section"):
+        apply_override({"training": {"epochs": 3}}, "training.epochs.x=1")
+
+
+def test_only_changes_that_alter_the_result_are_harmful() -> None:
+    before = parse(MINIMAL)
+    harmless = parse(
+        MINIMAL,
+        "workers.count=3",
+        "tiers.host_cache_bytes=5MB",
+        "sampling.num_threads=2",
+        "training.log_every_steps=1",
+    )
+    assert harmful_differences(before, harmless) == []
+    changed = parse(MINIMAL, "training.learning_rate=0.5", "objective.mask_rate=0.25", "run.seed=1")
+    assert harmful_differences(before, changed) == [
+        "run.seed: 0 -> 1",
+        "objective.mask_rate: 0.5 -> 0.25",
+        "training.learning_rate: 0.001 -> 0.5",
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "service" / "recipes").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_every_shipped_recipe_is_a_valid_run_file(path: Path) -> None:
+    run = load_run_file(str(path))
+    assert len(run.sampling.fanouts) == run.encoder.num_layers + run.objective.reach
+
+
+def test_every_key_has_a_description() -> None:
+    def undescribed(model: type, prefix: str) -> list[str]:
+        from service.run_file import section_models
+
+        found = []
+        for name, field in model.model_fields.items():  # type: ignore[attr-defined]  # any pydantic model
+            below = list(section_models(field))
+            if not below and not field.description:
+                found.append(prefix + name)
+            for inner in below:
+                found += undescribed(inner, f"{prefix}{name}.")
+        return found
+
+    assert undescribed(RunFile, "") == []
+    assert "training.learning_rate" in set(known_keys(RunFile))
