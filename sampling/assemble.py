@@ -13,9 +13,7 @@ from storage.jit import kernel
 
 
 @kernel
-def in_degrees(
-    indptr: NDArray[Any], nodes: NDArray[np.int64], first: int, last: int, out: NDArray[np.int32]
-) -> None:
+def in_degrees(indptr: NDArray[Any], nodes: NDArray[np.int64], first: int, last: int, out: NDArray[np.int32]) -> None:
     """`out[i]` = in-neighbours of node i where it lies in [first, last), else 0."""
     for row in range(nodes.shape[0]):
         node = nodes[row]
@@ -24,9 +22,7 @@ def in_degrees(
 
 
 @kernel
-def out_degrees(
-    degree: NDArray[Any], nodes: NDArray[np.int64], first: int, last: int, out: NDArray[np.int32]
-) -> None:
+def out_degrees(degree: NDArray[Any], nodes: NDArray[np.int64], first: int, last: int, out: NDArray[np.int32]) -> None:
     """`out[i]` = out-neighbours of node i where it lies in [first, last), else 0."""
     for row in range(nodes.shape[0]):
         node = nodes[row]
@@ -64,9 +60,7 @@ def assemble(
     for index, relation in enumerate(topology.relations):
         target, source = relation.target_type, relation.source_type
         in_degrees(relation.indptr, nodes, int(offsets[target]), int(offsets[target + 1]), in_degree[index])
-        out_degrees(
-            relation.out_degree, nodes, int(offsets[source]), int(offsets[source + 1]), out_degree[index]
-        )
+        out_degrees(relation.out_degree, nodes, int(offsets[source]), int(offsets[source + 1]), out_degree[index])
     return MiniBatch(
         epoch=epoch,
         step=step,

@@ -20,9 +20,7 @@ LOAD_BYTES = 32 << 20
 
 
 @kernel
-def split_rows(
-    rows: NDArray[np.int64], num_cached: int, hits: NDArray[np.int64], misses: NDArray[np.int64]
-) -> int:
+def split_rows(rows: NDArray[np.int64], num_cached: int, hits: NDArray[np.int64], misses: NDArray[np.int64]) -> int:
     """Write the places of rows inside the prefix into `hits`, the others into `misses`; returns the hits."""
     num_hits = 0
     num_misses = 0
@@ -37,9 +35,7 @@ def split_rows(
 
 
 @kernel
-def copy_rows(
-    table: NDArray[Any], rows: NDArray[np.int64], places: NDArray[np.int64], out: NDArray[Any]
-) -> None:
+def copy_rows(table: NDArray[Any], rows: NDArray[np.int64], places: NDArray[np.int64], out: NDArray[Any]) -> None:
     """`out[places] = table[rows[places]]`, byte rows."""
     for number in range(places.shape[0]):
         place = places[number]
@@ -111,9 +107,7 @@ class HostTier:
             seconds += time.perf_counter() - began
         moved = num_hits * self.dim * self.dtype.itemsize
         with self._lock:
-            self._counters += TierCounters(
-                requests=rows.shape[0], hits=num_hits, bytes=moved, seconds=seconds
-            )
+            self._counters += TierCounters(requests=rows.shape[0], hits=num_hits, bytes=moved, seconds=seconds)
 
 
 def share_cache_bytes(tables: Sequence[Features | None], *, cache_bytes: int) -> list[int]:

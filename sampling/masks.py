@@ -79,9 +79,7 @@ def _words(tensor: Tensor) -> NDArray[np.uint64]:
 
 
 @kernel
-def _pair_kernel(
-    domain: int, first: NDArray[np.uint64], second: NDArray[np.uint64], out: NDArray[np.uint64]
-) -> None:
+def _pair_kernel(domain: int, first: NDArray[np.uint64], second: NDArray[np.uint64], out: NDArray[np.uint64]) -> None:
     root = fold(np.uint64(0), domain)
     for row in range(out.shape[0]):
         out[row] = fold(fold(root, first[row]), second[row])

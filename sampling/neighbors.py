@@ -75,7 +75,7 @@ def span_rows(
             size = np.int64(indptr[node - first + 1]) - start
             begin[row] = start
             degree[row] = size
-            total += size if fanout < 0 or size < fanout else fanout
+            total += int(size) if fanout < 0 or size < fanout else fanout
         sampled[row + 1] = total
     return total
 
@@ -139,7 +139,7 @@ def relabel(
         row = np.int32(num_nodes) if fresh else row
         slot[node] = row
         source[edge] = row
-        num_nodes += np.int64(fresh)
+        num_nodes += int(fresh)
     return num_nodes
 
 
@@ -240,9 +240,7 @@ class NeighborSampler:
             gather(relation.indices, position[span], offset, ids[span])
         self._reserve(num_known, num_edges)
         num_nodes = relabel(ids, self._slot, self._nodes, num_known, source)
-        hop = SampledHop(
-            num_targets=num_known, num_sources=num_nodes, indptr=indptr, source=source, position=position
-        )
+        hop = SampledHop(num_targets=num_known, num_sources=num_nodes, indptr=indptr, source=source, position=position)
         return hop, num_nodes
 
     def _target_range(self, relation: RelationCSC) -> tuple[int, int]:

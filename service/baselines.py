@@ -42,9 +42,7 @@ class Machinery:
     device: torch.device
     progress: Progress
 
-    def rows_of(
-        self, stack: LayerStack, *, rows: Sequence[NDArray[np.int64]], name: str
-    ) -> list[NDArray[np.float32]]:
+    def rows_of(self, stack: LayerStack, *, rows: Sequence[NDArray[np.int64]], name: str) -> list[NDArray[np.float32]]:
         """The last layer's rows [len(rows[t]), D] for the ascending dense ids `rows[t]` of each type t."""
         pieces: list[list[NDArray[np.float32]]] = [[] for _ in rows]
 
@@ -83,9 +81,7 @@ def sgc_rows(machinery: Machinery, *, node_type: int, rows: NDArray[np.int64]) -
     table = machinery.features[node_type]
     assert table is not None
     part = tuple(
-        index
-        for index, other in enumerate(machinery.features)
-        if other is not None and other.dim == table.dim
+        index for index, other in enumerate(machinery.features) if other is not None and other.dim == table.dim
     )
     wanted = [rows if index == node_type else NONE for index in range(len(machinery.features))]
     tables = [other if index in part else None for index, other in enumerate(machinery.features)]

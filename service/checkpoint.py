@@ -50,9 +50,7 @@ class Checkpoint:
     optimizer: dict[str, Tensor]
 
 
-def save_checkpoint(
-    place: Place, *, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> str:
+def save_checkpoint(place: Place, *, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
     """Write a checkpoint under the run's folder; returns its name. Each file is atomic, the manifest is last."""
     name = checkpoint_name(state.step)
     folder = place.child(FOLDER).child(name)
@@ -65,9 +63,7 @@ def save_checkpoint(
     }
     for file, data in contents.items():
         folder.write_bytes(file, data)
-    sums = {
-        file: {"bytes": len(data), "xxh64": xxhash.xxh64_hexdigest(data)} for file, data in contents.items()
-    }
+    sums = {file: {"bytes": len(data), "xxh64": xxhash.xxh64_hexdigest(data)} for file, data in contents.items()}
     folder.write_bytes(MANIFEST, json.dumps({"format": FORMAT, "files": sums}).encode())
     return name
 
@@ -98,17 +94,13 @@ def load_checkpoint(place: Place, name: str) -> Checkpoint:
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         if isinstance(error, DamagedStore):
             raise
-        raise DamagedStore(
-            folder.url, f"unreadable ({error})", rule="checkpoints are whole", remedy=remedy
-        ) from None
+        raise DamagedStore(folder.url, f"unreadable ({error})", rule="checkpoints are whole", remedy=remedy) from None
 
 
 def list_checkpoints(place: Place) -> list[str]:
     """Names of the complete checkpoints of a run, oldest first; folders without a manifest do not count."""
     folder = place.child(FOLDER)
-    return sorted(
-        name for name in folder.names() if name.startswith("step-") and folder.exists(f"{name}/{MANIFEST}")
-    )
+    return sorted(name for name in folder.names() if name.startswith("step-") and folder.exists(f"{name}/{MANIFEST}"))
 
 
 def remove_old_checkpoints(place: Place, *, keep: int) -> None:
@@ -139,9 +131,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     }
 
 
-def restore_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
-) -> None:
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put the tensors of `optimizer_tensors` back; the step counter stays on the CPU as torch keeps it."""
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():

@@ -47,14 +47,10 @@ def examples(*lines: str) -> str:
     )
 )
 def ingest(
-    nodes: Annotated[
-        list[str], typer.Option(help="Node table: TYPE=URL, or URL for the one type 'node'. Repeatable.")
-    ],
+    nodes: Annotated[list[str], typer.Option(help="Node table: TYPE=URL, or URL for the one type 'node'. Repeatable.")],
     edges: Annotated[
         list[str],
-        typer.Option(
-            help="Edge table: SRC:NAME:DST=URL, or URL for the one relation node:to:node. Repeatable."
-        ),
+        typer.Option(help="Edge table: SRC:NAME:DST=URL, or URL for the one relation node:to:node. Repeatable."),
     ],
     out: Annotated[str, typer.Option(help="Folder or URL of the new store.")],
     undirected: Annotated[bool, typer.Option(help="Add the reverse of every edge.")] = False,
@@ -177,16 +173,12 @@ def embed(
 
 
 @app.command(
-    epilog=examples(
-        "hopstream evaluate run.yaml", "hopstream evaluate run.yaml --embeddings my-embeddings --json"
-    )
+    epilog=examples("hopstream evaluate run.yaml", "hopstream evaluate run.yaml --embeddings my-embeddings --json")
 )
 def evaluate(
     run_file: RunPath,
     overrides: Overrides = None,
-    embeddings: Annotated[
-        str | None, typer.Option(help="Folder that `embed` wrote; default: the run's.")
-    ] = None,
+    embeddings: Annotated[str | None, typer.Option(help="Folder that `embed` wrote; default: the run's.")] = None,
     as_json: Json = False,
 ) -> None:
     """Probe embeddings on the store's labels, beside raw-feature, SGC and random-init baselines."""

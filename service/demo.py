@@ -20,7 +20,7 @@ from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
-from service.codegraph import write_code_graph
+from service.codegraph.build import write_code_graph
 from service.coordinator import RunStatus
 from service.evaluation_report import EvaluationReport
 from service.pretraining import pretrain

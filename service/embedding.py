@@ -174,9 +174,7 @@ def embed(
             generation=store.generation.generation,
             dim=dim,
             node_types=tuple(
-                EmbeddedType(
-                    name=kind.name, num_nodes=kind.num_nodes, id_type=kind.id_type, parts=tuple(writer.parts)
-                )
+                EmbeddedType(name=kind.name, num_nodes=kind.num_nodes, id_type=kind.id_type, parts=tuple(writer.parts))
                 for kind, writer in zip(store.node_types, writers, strict=True)
             ),
         )

@@ -34,9 +34,7 @@ class EvaluationConfig(BaseModel):
 
     node_type: str | None = Field(None, description="Node type to probe; unset for every type with labels.")
     num_splits: int = Field(5, ge=1, description="Random splits, for data without a split of its own.")
-    train_fraction: float = Field(
-        0.1, gt=0, lt=1, description="Share of labelled nodes a random split trains on."
-    )
+    train_fraction: float = Field(0.1, gt=0, lt=1, description="Share of labelled nodes a random split trains on.")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="Share of labelled nodes that choose C.")
     max_train_rows: int = Field(4000, ge=2, description="Training rows used at most, drawn by the seed.")
     max_val_rows: int = Field(4000, ge=1, description="Validation rows used at most.")
@@ -110,15 +108,11 @@ def evaluate(
         )
 
         def score(number: int, name: RowsName, x_ND: NDArray[np.float32], since: float) -> None:
-            results[number].append(
-                probe_rows(types[number], name, x_ND, config=config, since=since, progress=progress)
-            )
+            results[number].append(probe_rows(types[number], name, x_ND, config=config, since=since, progress=progress))
 
         for number, kind in enumerate(types):
             since = time.monotonic()
-            x_ND = embedded_rows(
-                store, kind.name, manifest=manifest, place=place, rows=kind.rows(), progress=progress
-            )
+            x_ND = embedded_rows(store, kind.name, manifest=manifest, place=place, rows=kind.rows(), progress=progress)
             score(number, "trained", x_ND, since)
             table = machinery.features[kind.index]
             if table is None:
@@ -146,8 +140,7 @@ def evaluate(
         seed=seed,
         seconds=time.monotonic() - began,
         node_types=tuple(
-            report_type(kind, store=store, results=result)
-            for kind, result in zip(types, results, strict=True)
+            report_type(kind, store=store, results=result) for kind, result in zip(types, results, strict=True)
         ),
     )
 
@@ -244,9 +237,7 @@ def embedded_rows(
             )
         seen[found] = True
         target = np.searchsorted(rows, found)
-        wanted = np.flatnonzero(
-            (target < rows.shape[0]) & (rows[np.minimum(target, rows.shape[0] - 1)] == found)
-        )
+        wanted = np.flatnonzero((target < rows.shape[0]) & (rows[np.minimum(target, rows.shape[0] - 1)] == found))
         out[target[wanted]] = x_ND[wanted]
         progress.advance(found.shape[0])
     missing = np.flatnonzero(~seen)

@@ -98,14 +98,10 @@ def inspect_store(url: str, *, progress: Progress) -> StoreReport:
                 reverse_of=None if info.reverse_of is None else str(info.reverse_of),
                 num_edges=info.num_edges,
                 columns=[
-                    name
-                    for name, there in (("weight", info.has_weight), ("timestamp", info.has_timestamp))
-                    if there
+                    name for name, there in (("weight", info.has_weight), ("timestamp", info.has_timestamp)) if there
                 ],
                 stored_bytes=sum(
-                    stored_bytes(
-                        segment.indptr, segment.indices, segment.out_degree, segment.weight, segment.timestamp
-                    )
+                    stored_bytes(segment.indptr, segment.indices, segment.out_degree, segment.weight, segment.timestamp)
                     for segment in info.segments
                 ),
                 **degree_figures(csc),

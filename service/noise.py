@@ -59,15 +59,11 @@ class Noise:
         """
         if rate == 0.0:
             return x
-        kept = keep(
-            keys, salt=self.salt(view=view, layer=layer, site=site), num_columns=x.shape[1], rate=rate
-        )
+        kept = keep(keys, salt=self.salt(view=view, layer=layer, site=site), num_columns=x.shape[1], rate=rate)
         dropped: Tensor = _KeepScaled.apply(x, kept, LANE_RANGE / max(kept_of_range(rate), 1))
         return dropped
 
-    def select(
-        self, keys: Tensor, rate: float, *, view: int = 0, layer: int = 0, site: Site = Site.MASK
-    ) -> Tensor:
+    def select(self, keys: Tensor, rate: float, *, view: int = 0, layer: int = 0, site: Site = Site.MASK) -> Tensor:
         """Bool [N], True with probability `rate`."""
         return uniform(keys, salt=self.salt(view=view, layer=layer, site=site)) < rate
 

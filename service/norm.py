@@ -16,14 +16,14 @@ NormName = Literal["none", "layer", "batch"]
 class NoNorm(nn.Module):
     """The identity."""
 
-    def forward(self, h: Tensor, *, num_seeds: int, group: Group) -> Tensor:  # noqa: ARG002  one signature for all
+    def forward(self, h: Tensor, *, num_seeds: int, group: Group) -> Tensor:
         return h
 
 
 class LayerNorm(nn.LayerNorm):
     """Each row by its own mean and variance (Ba et al., 2016); nothing crosses rows or ranks."""
 
-    def forward(self, h: Tensor, *, num_seeds: int, group: Group) -> Tensor:  # type: ignore[override]  # noqa: ARG002  one signature for all
+    def forward(self, h: Tensor, *, num_seeds: int, group: Group) -> Tensor:  # type: ignore[override]
         return super().forward(h)
 
 
@@ -50,9 +50,7 @@ class SeedBatchNorm(nn.Module):
 
     def forward(self, h: Tensor, *, num_seeds: int, group: Group) -> Tensor:
         """[n, D]; rows [0, num_seeds) of h are this rank's seeds. In training every rank of `group` must call it."""
-        h = h.to(
-            self.weight.dtype
-        )  # statistics of low-precision rows (autocast) are taken in the parameters' type
+        h = h.to(self.weight.dtype)  # statistics of low-precision rows (autocast) are taken in the parameters' type
         if not self.training:
             return self._apply_statistics(h, self.running_mean, self.running_var)
         seeds = h[:num_seeds]

@@ -80,9 +80,7 @@ def random_split(
     num_train = max(1, round(fractions[0] * rows.shape[0]))
     num_val = max(1, round(fractions[1] * rows.shape[0]))
     train, val, test = np.split(order, [num_train, num_train + num_val])
-    return Split(
-        train=np.sort(train[: sizes.train]), val=np.sort(val[: sizes.val]), test=np.sort(test[: sizes.test])
-    )
+    return Split(train=np.sort(train[: sizes.train]), val=np.sort(val[: sizes.val]), test=np.sort(test[: sizes.test]))
 
 
 def limited(split: Split, *, sizes: SplitSizes, seed: int, words: Sequence[int]) -> Split:
@@ -132,9 +130,7 @@ def probe(
         accuracy = float(np.mean(model.predict(val) == labels[split.val]))
         if best is None or accuracy > best.val_accuracy:
             converged = int(np.max(model.n_iter_)) < MAX_ITERATIONS
-            best = ProbeResult(
-                test_accuracy=0.0, val_accuracy=accuracy, strength=float(strength), converged=converged
-            )
+            best = ProbeResult(test_accuracy=0.0, val_accuracy=accuracy, strength=float(strength), converged=converged)
             coefficients, intercept = model.coef_.copy(), model.intercept_.copy()
     assert best is not None
     model.coef_, model.intercept_ = coefficients, intercept

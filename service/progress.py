@@ -76,7 +76,5 @@ class ProgressBars:
         self._bars.stop_task(self._task)
         if self._plain:
             unit = task.fields["unit"]
-            self._console.print(
-                f"{self._line:<24} {int(task.completed):>12,} {unit:<8} {task.elapsed or 0:8.1f} s"
-            )
+            self._console.print(f"{self._line:<24} {int(task.completed):>12,} {unit:<8} {task.elapsed or 0:8.1f} s")
         self._task = None

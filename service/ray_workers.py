@@ -115,9 +115,7 @@ def train_on_ray(run: RunFile, *, progress: Progress) -> RunStatus:
                 scaling_config=ray.train.ScalingConfig(
                     num_workers=run.workers.count, use_gpu=run.training.device != "cpu" and has_gpu()
                 ),
-                run_config=ray.train.RunConfig(
-                    name=run.run.name, storage_path=run_place(run).child("ray").absolute()
-                ),
+                run_config=ray.train.RunConfig(name="ray", storage_path=run_place(run).url),
             ).fit()
             state = "finished"
         except KeyboardInterrupt:

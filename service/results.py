@@ -8,14 +8,14 @@ import torch
 from service.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from service.coordinator import run_place
 from service.embedding import EmbeddingSource, embed
-from service.evaluation import EvaluationReport, evaluate
+from service.evaluation import evaluate
+from service.evaluation_report import EvaluationReport
 from service.group import Group
 from service.model import build_model
 from service.run_file import RunFile
 from service.schema import GraphSchema
 from service.training import pick_device
 from storage.errors import BadInput, DamagedStore
-from storage.place import Place
 from storage.progress import Progress
 from storage.store import Store
 

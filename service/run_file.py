@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 
 from service.embedding import EmbeddingConfig
@@ -21,8 +21,9 @@ from service.encoders import EncoderConfig
 from service.evaluation import EvaluationConfig
 from service.objectives import ObjectiveConfig
 from storage.errors import BadInput
+from storage.place import Place
 
-HARMLESS = {"harmless": True}
+HARMLESS: dict[str, JsonValue] = {"harmless": True}
 """json_schema_extra of a field or section that may differ between a run and its resumption"""
 
 
@@ -75,9 +76,7 @@ class TrainingSection(Section):
 
     epochs: int = Field(10, ge=1, description="Passes over the seeds.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many steps, if sooner.")
-    optimizer: Literal["adam", "adamw"] = Field(
-        "adamw", description="adam adds weight decay to the gradient."
-    )
+    optimizer: Literal["adam", "adamw"] = Field("adamw", description="adam adds weight decay to the gradient.")
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay.")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="Shape after the warm-up.")
@@ -92,9 +91,7 @@ class TrainingSection(Section):
     num_compute_threads: int | None = Field(
         None, ge=1, description="Torch threads a worker; unset shares the cores.", json_schema_extra=HARMLESS
     )
-    checkpoint_every_steps: int = Field(
-        100, ge=1, description="Steps between checkpoints.", json_schema_extra=HARMLESS
-    )
+    checkpoint_every_steps: int = Field(100, ge=1, description="Steps between checkpoints.", json_schema_extra=HARMLESS)
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept.", json_schema_extra=HARMLESS)
     log_every_steps: int = Field(
         10, ge=1, description="Steps between lines of metrics.jsonl.", json_schema_extra=HARMLESS
@@ -192,7 +189,7 @@ def apply_override(document: dict[str, Any], override: str) -> None:
 def parse_run(document: dict[str, Any], *, place: str) -> RunFile:
     """Check a document against the run file's rules; the first broken one is named."""
     try:
-        return RunFile.model_validate(document)
+        return with_absolute_paths(RunFile.model_validate(document))
     except ValidationError as error:
         problems = error.errors()
         first = problems[0]
@@ -205,9 +202,7 @@ def parse_run(document: dict[str, Any], *, place: str) -> RunFile:
             known = list(known_keys(RunFile))
             near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
             hint = (
-                f"did you mean {' or '.join(near)}?"
-                if near
-                else f"known sections: {', '.join(RunFile.model_fields)}"
+                f"did you mean {' or '.join(near)}?" if near else f"known sections: {', '.join(RunFile.model_fields)}"
             )
             raise BadInput(
                 place, f"unknown key {key}{more}", rule="every key of a run file is known", remedy=hint
@@ -219,6 +214,17 @@ def parse_run(document: dict[str, Any], *, place: str) -> RunFile:
             rule=first["msg"].rstrip("."),
             remedy="see `hopstream pretrain --help`",
         ) from None
+
+
+def with_absolute_paths(run: RunFile) -> RunFile:
+    """The run file with local folders named from the root: workers and later commands start in other folders."""
+    store, storage = (Place(url).local("") or url for url in (run.data.store, run.run.storage))
+    return run.model_copy(
+        update={
+            "data": run.data.model_copy(update={"store": store}),
+            "run": run.run.model_copy(update={"storage": storage}),
+        }
+    )
 
 
 def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -246,7 +252,7 @@ def harmful_differences(old: RunFile, new: RunFile) -> list[str]:
             if isinstance(extra, dict) and extra.get("harmless"):
                 continue
             left, right = getattr(before, name), getattr(after, name, None)
-            if isinstance(left, BaseModel) and type(left) is type(right):
+            if isinstance(left, BaseModel) and isinstance(right, type(left)):
                 yield from walk(left, right, f"{prefix}{name}.")
             elif left != right:
                 yield f"{prefix}{name}: {left} -> {right}"

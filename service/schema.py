@@ -65,6 +65,4 @@ class GraphSchema:
 
     def relations_into(self, node_type: int) -> tuple[int, ...]:
         """Numbers of the relations whose targets have type `node_type`."""
-        return tuple(
-            number for number, relation in enumerate(self.relations) if relation.target_type == node_type
-        )
+        return tuple(number for number, relation in enumerate(self.relations) if relation.target_type == node_type)

@@ -115,9 +115,7 @@ ROW_TITLES: dict[RowsName, str] = {
 
 def evaluation_table(report: EvaluationReport) -> Table:
     """Probe accuracies, the trained rows beside the baselines."""
-    table = Table(
-        title=f"linear probe, test accuracy in % ({report.run}, step {report.step})", title_justify="left"
-    )
+    table = Table(title=f"linear probe, test accuracy in % ({report.run}, step {report.step})", title_justify="left")
     table.add_column("node type", style="cyan")
     table.add_column("split")
     for name in ROW_NAMES:

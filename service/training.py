@@ -52,9 +52,7 @@ NOISE_TAG = 0x401_5E
 def train(run: RunFile, *, coordinator: Coordinator, group: Group, progress: Progress) -> None:
     """Train from the run's newest checkpoint to its end; raises BadInput for settings that cannot work."""
     device = pick_device(run, rank=group.rank)
-    torch.set_num_threads(
-        run.training.num_compute_threads or max(1, (os.cpu_count() or 1) // group.world_size)
-    )
+    torch.set_num_threads(run.training.num_compute_threads or max(1, (os.cpu_count() or 1) // group.world_size))
     if group.rank == 0:
         coordinator.begin(world_size=group.world_size)
     group.barrier()
@@ -127,12 +125,8 @@ def train(run: RunFile, *, coordinator: Coordinator, group: Group, progress: Pro
             num_seeds += batch.num_seeds_global
             decision = coordinator.decide(done)
             if decision.save and group.rank == 0:
-                state = TrainingState(
-                    step=done, generation=store.generation.generation, seed=run.run.seed, loss=loss
-                )
-                coordinator.saved(
-                    save_checkpoint(run_place(run), state=state, model=model, optimizer=optimizer)
-                )
+                state = TrainingState(step=done, generation=store.generation.generation, seed=run.run.seed, loss=loss)
+                coordinator.saved(save_checkpoint(run_place(run), state=state, model=model, optimizer=optimizer))
             progress.advance(1)
             if decision.stop:
                 break
@@ -172,9 +166,7 @@ def take_step(
 ) -> tuple[float, float]:
     """One step of the optimiser on one global batch; returns the loss over all ranks and the gradient norm."""
     device_type = batch.node_type.device.type
-    bfloat16 = run.training.precision == "bfloat16" or (
-        run.training.precision == "auto" and device_type == "cuda"
-    )
+    bfloat16 = run.training.precision == "bfloat16" or (run.training.precision == "auto" and device_type == "cuda")
     key = subkey(step_key(seed=run.run.seed, epoch=batch.epoch, step=batch.step), NOISE_TAG)
     model.train()
     with torch.autocast(device_type, dtype=torch.bfloat16, enabled=bfloat16):
@@ -198,7 +190,7 @@ def take_step(
 
 def build_optimizer(run: RunFile, model: nn.Module) -> torch.optim.Optimizer:
     """The optimiser of the run file; its learning rate is set before every step."""
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     return kinds[run.training.optimizer](
         model.parameters(), lr=run.training.learning_rate, weight_decay=run.training.weight_decay
     )

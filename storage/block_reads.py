@@ -55,9 +55,7 @@ def load_run(
         room = -(-num_bytes // PAGE_BYTES) * PAGE_BYTES
         done = 0
         while done < num_bytes:
-            got = _pread(
-                descriptor, data.ctypes.data + np.uintp(done), room - done, first_page * PAGE_BYTES + done
-            )
+            got = _pread(descriptor, data.ctypes.data + np.uintp(done), room - done, first_page * PAGE_BYTES + done)
             if got <= 0:
                 return (first_page + done // PAGE_BYTES) * NUM_CODES + (SHORT if got == 0 else FAILED)
             done += got
@@ -131,9 +129,7 @@ class PageFile:
             raise self._error(first_page + len(got) // PAGE_BYTES, SHORT)
         data[:num_bytes] = np.frombuffer(got, dtype=np.uint8)
 
-    def read(
-        self, data: NDArray[np.uint8], words: NDArray[np.uint64], *, first_page: int, num_pages: int
-    ) -> int:
+    def read(self, data: NDArray[np.uint8], words: NDArray[np.uint64], *, first_page: int, num_pages: int) -> int:
         """Read and check consecutive pages into page-aligned `data`; returns their number of bytes."""
         num_bytes = self.run_bytes(first_page, num_pages)
         if self.descriptor < 0:

@@ -123,9 +123,7 @@ class CheckedReader(io.RawIOBase):
         while done < wanted:
             page, skip = divmod(self._at, PAGE_BYTES)
             num_pages = min(-(-(skip + wanted - done) // PAGE_BYTES), STAGING_BYTES // PAGE_BYTES)
-            got = self._file.read(
-                self._staging.data, self._staging.words, first_page=page, num_pages=num_pages
-            )
+            got = self._file.read(self._staging.data, self._staging.words, first_page=page, num_pages=num_pages)
             part = min(got - skip, wanted - done)
             out[done : done + part] = self._staging.data[skip : skip + part]
             done += part

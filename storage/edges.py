@@ -155,9 +155,7 @@ def reversed_name(relation: Relation) -> Relation:
 def both_ways(edges: Edges) -> tuple[Edges, Edges]:
     """The edges and their reverses as two relations that name each other; arrays are shared."""
     back = reversed_name(edges.relation)
-    turned = replace(
-        edges, relation=back, source=edges.target, target=edges.source, reverse_of=edges.relation
-    )
+    turned = replace(edges, relation=back, source=edges.target, target=edges.source, reverse_of=edges.relation)
     return replace(edges, reverse_of=back), turned
 
 

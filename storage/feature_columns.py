@@ -39,9 +39,7 @@ class FeatureColumns:
     converts: bool
 
 
-def find_feature_columns(
-    table: Table, *, named: tuple[str, ...] | None, dtype: Dtype | None
-) -> FeatureColumns | None:
+def find_feature_columns(table: Table, *, named: tuple[str, ...] | None, dtype: Dtype | None) -> FeatureColumns | None:
     """The features of an opened node table, by its schema; None when it has none.
 
     Named columns win where the table has them. Without `dtype` a list column keeps its type, which must be a
@@ -77,9 +75,7 @@ def _named_columns(table: Table, named: tuple[str, ...], *, dtype: Dtype | None)
                 remedy="encode the column as numbers, or leave it out of the feature columns",
             )
     shared = STORED_DTYPES.get(types[0], "float32") if len(set(types)) == 1 else "float32"
-    return FeatureColumns(
-        names=named, is_list=False, dim=len(named), dtype=dtype or shared, converts=dtype is not None
-    )
+    return FeatureColumns(names=named, is_list=False, dim=len(named), dtype=dtype or shared, converts=dtype is not None)
 
 
 def _list_column(table: Table, *, dtype: Dtype | None) -> FeatureColumns:

@@ -99,8 +99,7 @@ def ingest(settings: IngestSettings, *, out: str, progress: Progress | None = No
     refuse_occupied(place)
     relations = _check(settings)
     node_tables = {
-        name: open_node_table(url, feature_columns=settings.feature_columns)
-        for name, url in settings.nodes.items()
+        name: open_node_table(url, feature_columns=settings.feature_columns) for name, url in settings.nodes.items()
     }
     _check_feature_columns(settings, node_tables)
     edge_tables = {relation: open_edge_table(url) for relation, url in relations.items()}
@@ -211,9 +210,7 @@ def _check(settings: IngestSettings) -> dict[Relation, str]:
     relations = {Relation.parse(text): url for text, url in settings.edges.items()}
     for what, given in (("node", settings.nodes), ("edge", settings.edges)):
         if not given:
-            raise BadInput(
-                f"--{what}s", "none given", rule=f"a graph has at least one {what} table", remedy="name one"
-            )
+            raise BadInput(f"--{what}s", "none given", rule=f"a graph has at least one {what} table", remedy="name one")
     for k in settings.fanout:
         if k < 1 and k != ALL_NEIGHBOURS:
             raise BadInput(

@@ -53,9 +53,7 @@ def damaged(place: Place, name: str, found: str) -> DamagedStore:
 def write_sums(place: Place, name: str, *, num_bytes: int, sums: NDArray[np.uint32]) -> FileInfo:
     """Write the page sums of file `name` beside it and return what the generation records of both."""
     data = sums.astype(_SUMS_DTYPE, copy=False).tobytes()
-    info = FileInfo(
-        name=name, num_bytes=num_bytes, num_pages=sums.shape[0], sums_xxh64=xxhash.xxh64_hexdigest(data)
-    )
+    info = FileInfo(name=name, num_bytes=num_bytes, num_pages=sums.shape[0], sums_xxh64=xxhash.xxh64_hexdigest(data))
     with place.open_write(info.sums_name) as file:
         file.write(npy_header(_SUMS_DTYPE, sums.shape))
         file.write(data)

@@ -132,9 +132,7 @@ def read_unit(
     return OK
 
 
-def plan(
-    rows: NDArray[np.int64], *, row_bytes: int, max_gap_bytes: int, max_run_pages: int, num_threads: int
-) -> Runs:
+def plan(rows: NDArray[np.int64], *, row_bytes: int, max_gap_bytes: int, max_run_pages: int, num_threads: int) -> Runs:
     """Runs and units for rows [n > 0] in any order, none longer than a run. Memory: 40 bytes a row."""
     order = np.argsort(rows)
     ordered = rows[order]

@@ -106,9 +106,7 @@ class NodeSegment(StoredModel):
     segment: int = Field(ge=0, description="number of the segment inside its type")
     first_id: int = Field(ge=0, description="dense id of its first node")
     num_nodes: int = Field(ge=0, description="nodes in this segment")
-    ids: FileInfo = Field(
-        description="Parquet: id, position and, where the type has them, label, split, timestamp"
-    )
+    ids: FileInfo = Field(description="Parquet: id, position and, where the type has them, label, split, timestamp")
     lookup: FileInfo = Field(description="structured array (hash, row) sorted by both")
     features: FileInfo | None = Field(description="[num_nodes, feature_dim]; null without features")
 
@@ -130,15 +128,11 @@ class NodeType(StoredModel):
     def _check(self) -> Self:
         check_name(self.name, place="node type")
         if (self.feature_dim is None) != (self.feature_dtype is None):
-            raise ValueError(
-                f"node type {self.name}: feature_dim and feature_dtype are given together or not"
-            )
+            raise ValueError(f"node type {self.name}: feature_dim and feature_dtype are given together or not")
         next_id = 0
         for segment in self.segments:
             if segment.first_id != next_id:
-                raise ValueError(
-                    f"node type {self.name}: segment {segment.segment} does not begin at {next_id}"
-                )
+                raise ValueError(f"node type {self.name}: segment {segment.segment} does not begin at {next_id}")
             if (segment.features is None) != (self.feature_dim is None):
                 raise ValueError(f"node type {self.name}: segments with and without features")
             next_id += segment.num_nodes
@@ -194,9 +188,7 @@ class Generation(StoredModel):
     node_types: tuple[NodeType, ...] = Field(description="their order fixes type indices and global ids")
     relations: tuple[RelationInfo, ...] = Field(description="their order fixes relation indices")
     settings: dict[str, Any] = Field(description="ingest settings as given")
-    report: dict[str, Any] = Field(
-        description="what ingest counted: duplicates, self-loops, dropped, zeroed, ..."
-    )
+    report: dict[str, Any] = Field(description="what ingest counted: duplicates, self-loops, dropped, zeroed, ...")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -208,9 +200,7 @@ class Generation(StoredModel):
             if not {info.relation.source, info.relation.target} <= set(names):
                 raise ValueError(f"relation {info.relation}: its node types are not in this generation")
             if info.reverse_of is not None and info.reverse_of not in relations:
-                raise ValueError(
-                    f"relation {info.relation}: reverse_of {info.reverse_of} is not in this generation"
-                )
+                raise ValueError(f"relation {info.relation}: reverse_of {info.reverse_of} is not in this generation")
         return self
 
     def files(self) -> tuple[FileInfo, ...]:

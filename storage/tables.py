@@ -64,9 +64,7 @@ class Table:
             row = file.first_row
             with _reading(file.name), _open(self._fs, file.path) as parquet:
                 for group in range(file.num_row_groups):
-                    for batch in parquet.iter_batches(
-                        batch_size=max_rows, row_groups=[group], columns=list(columns)
-                    ):
+                    for batch in parquet.iter_batches(batch_size=max_rows, row_groups=[group], columns=list(columns)):
                         yield row, batch
                         row += batch.num_rows
             if row != file.first_row + file.num_rows:

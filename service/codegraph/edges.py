@@ -111,9 +111,7 @@ def _imports(files: Sequence[FileNames], resolver: Resolver) -> tuple[Edges, int
     return _edges("module", "imports", "module", np.array(pairs)), num_sites, len(pairs)
 
 
-def _calls(
-    chunks: Sequence[ParsedChunk], resolver: Resolver, *, progress: Progress
-) -> tuple[list[Edges], int, int]:
+def _calls(chunks: Sequence[ParsedChunk], resolver: Resolver, *, progress: Progress) -> tuple[list[Edges], int, int]:
     kinds: tuple[Kind, ...] = ("function", "class")
     pairs: dict[Kind, list[NDArray[np.int64]]] = {kind: [] for kind in kinds}
     num_sites = num_resolved = first_function = 0

@@ -55,9 +55,7 @@ def hash_words(documents: Sequence[Iterable[str]]) -> NDArray[np.float16]:
     cells = (keys >> _TOKEN_BITS) * FEATURE_DIM + (keys & (FEATURE_DIM - 1))
     amounts = _scaled_logs(int(counts.max(initial=0)))[counts]
     signed = np.where(keys & _SIGN_BIT, -amounts, amounts)
-    sums_ND = np.bincount(cells, weights=signed, minlength=len(documents) * FEATURE_DIM).reshape(
-        -1, FEATURE_DIM
-    )
+    sums_ND = np.bincount(cells, weights=signed, minlength=len(documents) * FEATURE_DIM).reshape(-1, FEATURE_DIM)
     lengths_N1 = np.sqrt(np.square(sums_ND).sum(axis=1, keepdims=True))
     features_ND: NDArray[np.float16] = (sums_ND / np.maximum(lengths_N1, 1)).astype(np.float16)
     return features_ND
@@ -66,9 +64,7 @@ def hash_words(documents: Sequence[Iterable[str]]) -> NDArray[np.float16]:
 @functools.lru_cache(maxsize=1 << 20)  # most words come again, in the same file and in others
 def _tokens(word: str) -> tuple[int, ...]:
     """Per part, the low bits of its hash: column, sign, and enough more to tell parts apart when counted."""
-    return tuple(
-        xxhash.xxh64_intdigest(part.encode()) & ((1 << _TOKEN_BITS) - 1) for part in split_identifier(word)
-    )
+    return tuple(xxhash.xxh64_intdigest(part.encode()) & ((1 << _TOKEN_BITS) - 1) for part in split_identifier(word))
 
 
 def _scaled_logs(largest: int) -> NDArray[np.int64]:

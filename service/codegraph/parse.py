@@ -11,9 +11,7 @@ from typing import Any
 from service.codegraph.declarations import MODULE_LEVEL, Definition, ParsedFile, Target, scope_of
 from service.codegraph.sources import SourceFile
 
-_NOT_CHILDREN = frozenset(
-    {"ctx", "op", "ops", "type_comment", "conversion", "simple", "kind", "level", "is_async"}
-)
+_NOT_CHILDREN = frozenset({"ctx", "op", "ops", "type_comment", "conversion", "simple", "kind", "level", "is_async"})
 # The fields of a syntax node that may hold further syntax nodes; lists also hold None and plain strings.
 _CHILDREN: dict[type, tuple[str, ...]] = {
     kind: tuple(name for name in kind._fields if name not in _NOT_CHILDREN)
@@ -254,8 +252,4 @@ def _first_argument(node: _FunctionNode) -> tuple[str, str]:
 
 
 def _is_super(expression: ast.expr) -> bool:
-    return (
-        isinstance(expression, ast.Call)
-        and isinstance(expression.func, ast.Name)
-        and expression.func.id == "super"
-    )
+    return isinstance(expression, ast.Call) and isinstance(expression.func, ast.Name) and expression.func.id == "super"

@@ -15,9 +15,7 @@ from service.codegraph.declarations import MODULE_LEVEL, Target, scope_of
 Kind = Literal["module", "class", "function"]
 
 _AMBIGUOUS = -1
-_FILE_METHODS = frozenset(
-    {"read", "readline", "readlines", "write", "writelines", "close", "flush", "seek", "tell"}
-)
+_FILE_METHODS = frozenset({"read", "readline", "readlines", "write", "writelines", "close", "flush", "seek", "tell"})
 _BUILT_IN_TYPES = (str, bytes, bytearray, list, tuple, dict, set, frozenset, int, float, complex)
 _COMMON_METHODS = _FILE_METHODS.union(*(dir(kind) for kind in _BUILT_IN_TYPES))
 
@@ -50,9 +48,7 @@ class Resolver:
 
     def _define(self, file: FileNames, kind: Literal["class", "function"], first: int) -> None:
         is_class = kind == "class"
-        names, parents = (
-            (file.classes, file.class_parents) if is_class else (file.functions, file.function_parents)
-        )
+        names, parents = (file.classes, file.class_parents) if is_class else (file.functions, file.function_parents)
         package = file.module.partition(".")[0]
         for offset, (name, parent) in enumerate(zip(names, parents, strict=True)):
             bare_name = name.rpartition(".")[2].partition("#")[0]
@@ -64,9 +60,7 @@ class Resolver:
             if not (is_class or in_module or bare_name in _COMMON_METHODS or bare_name.startswith("__")):
                 known = self._only_method.get((package, bare_name))
                 is_redefined = previous is not None and previous.kind == kind and previous.row == known
-                self._only_method[package, bare_name] = (
-                    node.row if known is None or is_redefined else _AMBIGUOUS
-                )
+                self._only_method[package, bare_name] = node.row if known is None or is_redefined else _AMBIGUOUS
 
     def set_bases(self, bases: Mapping[int, Sequence[int]]) -> None:
         """Rows of the bases of each class, in the order of the text."""

@@ -59,9 +59,7 @@ def find_sources(roots: Sequence[Path], *, include_tests: bool, max_file_bytes: 
     skipped: Counter[str] = Counter()
     for root in roots:
         if not root.is_dir():
-            raise BadInput(
-                str(root), "not a folder", rule="a root holds packages", remedy="name an existing one"
-            )
+            raise BadInput(str(root), "not a folder", rule="a root holds packages", remedy="name an existing one")
         in_root = list(_walk(root, include_tests=include_tests, skipped=skipped))
         # as the interpreter does, a package goes before a module of the same name
         for file in sorted(in_root, key=lambda file: (file.module, not file.is_package)):
@@ -74,9 +72,7 @@ def find_sources(roots: Sequence[Path], *, include_tests: bool, max_file_bytes: 
     if not found:
         place = ", ".join(str(root) for root in roots) or "roots"
         raise BadInput(place, "no Python files", rule="one is needed", remedy="name a folder of packages")
-    return Sources(
-        files=tuple(found[module] for module in sorted(found)), skipped=dict(sorted(skipped.items()))
-    )
+    return Sources(files=tuple(found[module] for module in sorted(found)), skipped=dict(sorted(skipped.items())))
 
 
 def _walk(root: Path, *, include_tests: bool, skipped: Counter[str]) -> list[SourceFile]:

@@ -37,19 +37,11 @@ class EncoderConfig(BaseModel):
     norm: NormName = Field(
         "none", description="before the activation: none, layer, or batch (statistics of all ranks' seeds)"
     )
-    residual: bool = Field(
-        False, description="add each layer's input, through a linear map where widths differ"
-    )
-    feature_dropout: float = Field(
-        0.0, ge=0.0, lt=1.0, description="share of every layer's input entries zeroed"
-    )
-    attention_dropout: float = Field(
-        0.0, ge=0.0, lt=1.0, description="share of gat's attention entries zeroed"
-    )
+    residual: bool = Field(False, description="add each layer's input, through a linear map where widths differ")
+    feature_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="share of every layer's input entries zeroed")
+    attention_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="share of gat's attention entries zeroed")
     edge_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="share of sampled edges dropped in training")
-    kernels: Kernels = Field(
-        "auto", description="message passing: auto (DGL where it runs, else torch), dgl, or torch"
-    )
+    kernels: Kernels = Field("auto", description="message passing: auto (DGL where it runs, else torch), dgl, or torch")
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -95,8 +87,7 @@ class Encoder(nn.Module):
             for number in range(len(schema.node_types))
         )
         self.layers = nn.ModuleList(
-            EncoderLayer(make_convolution(width, config.hidden_dim), config=config)
-            for width in self.layer_dims[:-1]
+            EncoderLayer(make_convolution(width, config.hidden_dim), config=config) for width in self.layer_dims[:-1]
         )
 
     @property
@@ -120,7 +111,7 @@ class Encoder(nn.Module):
     def input(
         self, features: Sequence[Tensor | None], node_type: Tensor, in_degree: Tensor, out_degree: Tensor
     ) -> Tensor:
-        """h [N, D_0] before the first layer.
+        """H [N, D_0] before the first layer.
 
         One node type with features: these, as floats. Otherwise each type through its own linear map to
         hidden_dim: its features, or where it has none the logarithms of its degrees in every relation (the map's
@@ -158,7 +149,7 @@ class Encoder(nn.Module):
         group: Group | None = None,
         view: int = 0,
     ) -> Tensor:
-        """h [hop.num_targets, D_{index+1}] from h [>= hop.num_sources, D_index].
+        """H [hop.num_targets, D_{index+1}] from h [>= hop.num_sources, D_index].
 
         Args:
             nodes: covers the hop's sources; rows of h are its first rows.
@@ -192,7 +183,7 @@ class Encoder(nn.Module):
         group: Group | None = None,
         view: int = 0,
     ) -> Tensor:
-        """h [n, hidden_dim] for the targets of the last of `hops`, which are given outermost first, one per layer."""
+        """H [n, hidden_dim] for the targets of the last of `hops`, which are given outermost first, one per layer."""
         assert len(hops) == self.num_layers
         for index, hop in enumerate(hops):
             chosen = hop

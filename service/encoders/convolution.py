@@ -63,7 +63,7 @@ def linear(in_dim: int, out_dim: int, *, bias: bool = False) -> nn.Linear:
 
 
 def own_rows(h: Tensor, *, hop: Hop, rows: Tensor | None) -> Tensor:
-    """h of the nodes a convolution is asked for."""
+    """H of the nodes a convolution is asked for."""
     return h[: hop.num_targets] if rows is None else h[rows]
 
 

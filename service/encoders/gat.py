@@ -101,9 +101,7 @@ class GatConvolution(Convolution):
         neighbors, project = edges.neighbors, self.neighbor[place]
         if self.num_heads == 1 and not projects_first(edges, in_dim=self.in_dim, out_dim=self.out_dim):
             # a wide output (a decoder's) is made for the targets alone
-            summed: Tensor = project(
-                attend(neighbors, x_SF[:, None, :], attention_EH=attention_EH).squeeze(1)
-            )
+            summed: Tensor = project(attend(neighbors, x_SF[:, None, :], attention_EH=attention_EH).squeeze(1))
             return summed
         z_SHD = project(x_SF).unflatten(1, (self.num_heads, self.out_dim // self.num_heads))
         return attend(neighbors, z_SHD, attention_EH=attention_EH).flatten(1)

@@ -39,7 +39,7 @@ class GcnConvolution(Convolution):
         hop: Hop,
         nodes: Nodes,
         rows: Tensor | None = None,
-        noise: Noise | None = None,  # noqa: ARG002  the contract's argument; no attention here to drop
+        noise: Noise | None = None,
         view: int = 0,
         layer: int = 0,
     ) -> Tensor:
@@ -53,16 +53,10 @@ class GcnConvolution(Convolution):
             x = edges.sources_of(h)
             if projects_first(edges, in_dim=self.in_dim, out_dim=self.out_dim):
                 part = sum_neighbors(edges.neighbors, project(x), weight_E=weight_E)
-                part = (
-                    part
-                    if self.own is not None
-                    else part + project(self._share(own_h, nodes, relation, rows))
-                )
+                part = part if self.own is not None else part + project(self._share(own_h, nodes, relation, rows))
             else:
                 part = sum_neighbors(edges.neighbors, x, weight_E=weight_E)
-                part = project(
-                    part if self.own is not None else part + self._share(own_h, nodes, relation, rows)
-                )
+                part = project(part if self.own is not None else part + self._share(own_h, nodes, relation, rows))
             out = out + edges.spread(part, num_rows=count_rows(hop, rows))
         return out
 

@@ -24,9 +24,7 @@ class GinConvolution(Convolution):
         single = schema.is_homogeneous
         self.neighbor = nn.ModuleList(nn.Identity() if single else linear(in_dim, in_dim) for _ in relations)
         self.epsilon = nn.Parameter(torch.zeros(()))
-        self.mlp = nn.Sequential(
-            linear(in_dim, out_dim, bias=True), nn.ReLU(), linear(out_dim, out_dim, bias=True)
-        )
+        self.mlp = nn.Sequential(linear(in_dim, out_dim, bias=True), nn.ReLU(), linear(out_dim, out_dim, bias=True))
 
     def forward(
         self,
@@ -35,7 +33,7 @@ class GinConvolution(Convolution):
         hop: Hop,
         nodes: Nodes,
         rows: Tensor | None = None,
-        noise: Noise | None = None,  # noqa: ARG002  the contract's argument; no attention here to drop
+        noise: Noise | None = None,
         view: int = 0,
         layer: int = 0,
     ) -> Tensor:

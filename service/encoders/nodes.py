@@ -75,9 +75,7 @@ class Nodes:
         """int64 [N]: key of each node."""
         return node_keys(self.node_type, self.node_id)
 
-    def edges(
-        self, hop: Hop, relation: int, *, to_itself: bool = False, rows: Tensor | None = None
-    ) -> RelationEdges:
+    def edges(self, hop: Hop, relation: int, *, to_itself: bool = False, rows: Tensor | None = None) -> RelationEdges:
         """The edges of `hop` under `relation`; made once for each hop, relation and flag when `rows` is None.
 
         Args:
@@ -110,9 +108,7 @@ class Nodes:
             indptr = _starts(count[output_rows])
         target_rows = output_rows if rows is None else (rows if output_rows is None else rows[output_rows])
         if to_itself:
-            itself = (
-                torch.arange(hop.num_targets, device=source.device) if target_rows is None else target_rows
-            )
+            itself = torch.arange(hop.num_targets, device=source.device) if target_rows is None else target_rows
             indptr, source, keys, weight = _append_itself(indptr, source, keys, weight, itself, self.keys)
         source_rows = None
         num_sources = hop.num_sources
@@ -164,7 +160,7 @@ def _starts(count: Tensor) -> Tensor:
 
 
 def _select_targets(indptr: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """indptr of the targets `rows` alone, and the places of their edges."""
+    """Indptr of the targets `rows` alone, and the places of their edges."""
     count = (indptr[1:] - indptr[:-1])[rows]
     chosen_indptr = _starts(count)
     shift = torch.repeat_interleave(indptr[rows] - chosen_indptr[:-1], count)
@@ -175,9 +171,7 @@ def _append_itself(
     indptr: Tensor, source: Tensor, keys: Tensor, weight: Tensor | None, itself: Tensor, all_keys: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The edges with one more at the end of each target's: from row `itself[t]`, of weight 1."""
-    target = torch.repeat_interleave(
-        torch.arange(itself.shape[0], device=source.device), indptr[1:] - indptr[:-1]
-    )
+    target = torch.repeat_interleave(torch.arange(itself.shape[0], device=source.device), indptr[1:] - indptr[:-1])
     old = torch.arange(source.shape[0], device=source.device) + target
     new = indptr[1:] + torch.arange(itself.shape[0], device=source.device)
     num_edges = source.shape[0] + itself.shape[0]

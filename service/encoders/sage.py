@@ -38,7 +38,7 @@ class SageConvolution(Convolution):
         hop: Hop,
         nodes: Nodes,
         rows: Tensor | None = None,
-        noise: Noise | None = None,  # noqa: ARG002  the contract's argument; no attention here to drop
+        noise: Noise | None = None,
         view: int = 0,
         layer: int = 0,
     ) -> Tensor:

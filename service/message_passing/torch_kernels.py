@@ -45,9 +45,7 @@ def attend_rows(neighbors: Neighbors, x_SHD: Tensor, attention_EH: Tensor) -> Te
     entry = torch.empty(neighbors.num_edges * num_heads, dtype=torch.int64, device=target.device)
     entry[place_EH.reshape(-1)] = torch.arange(entry.shape[0], device=target.device)
     row = (neighbors.source.long()[:, None] * num_heads + head).reshape(-1)[entry]
-    offsets = torch.cat(
-        [(start[:, None] * num_heads + count[:, None] * head).reshape(-1), row.new_tensor([len(row)])]
-    )
+    offsets = torch.cat([(start[:, None] * num_heads + count[:, None] * head).reshape(-1), row.new_tensor([len(row)])])
     out = embedding_bag(
         row,
         x_SHD.reshape(-1, x_SHD.shape[2]),

@@ -35,9 +35,7 @@ class GraphMaeConfig(BaseModel):
         le=1.0,
         description="share of those that show another seed's features, not the mask token",
     )
-    exponent: float = Field(
-        3.0, ge=1.0, description="power of the cosine error: above 1 easy nodes weigh less"
-    )
+    exponent: float = Field(3.0, ge=1.0, description="power of the cosine error: above 1 easy nodes weigh less")
     decoder: Literal["gat", "gcn", "gin", "sage", "mlp"] = Field(
         "gat", description="one layer from hidden states to features; mlp reads no neighbours"
     )
@@ -75,9 +73,7 @@ class GraphMae(Objective):
         width = encoder_config.hidden_dim
         self.tokens = nn.ParameterDict({str(kind): torch.zeros(dim) for kind, dim in dims.items()})
         self.project = linear(width, width)
-        self.decoders = nn.ModuleDict(
-            {str(kind): self._make_decoder(kind, dim, schema) for kind, dim in dims.items()}
-        )
+        self.decoders = nn.ModuleDict({str(kind): self._make_decoder(kind, dim, schema) for kind, dim in dims.items()})
 
     @property
     def reach(self) -> int:
@@ -88,9 +84,7 @@ class GraphMae(Objective):
         """Loss over this rank's masked seeds; see `Objective.forward`."""
         nodes = Nodes.of(batch, kernels=self.encoder_config.kernels)
         masked_N = self._choose_masked(batch, nodes, noise or Noise(0))
-        features = self._corrupt(
-            batch, nodes, masked_N, noise=noise or Noise(0), group=group, dtype=encoder.dtype
-        )
+        features = self._corrupt(batch, nodes, masked_N, noise=noise or Noise(0), group=group, dtype=encoder.dtype)
         h = encoder.input(features, batch.node_type, batch.in_degree, batch.out_degree)
         hops = batch.hops[self.reach :][::-1]
         h = encoder(h, hops, nodes, noise, batch.num_seeds, group=group)
@@ -101,9 +95,7 @@ class GraphMae(Objective):
         for kind, decoder in self.decoders.items():
             rows = masked_N[: batch.num_seeds] & (batch.node_type[: batch.num_seeds] == int(kind))
             rows_M = rows.nonzero().squeeze(1)
-            rebuilt_MF = self._decode(
-                decoder, h, rows_M, batch=batch, nodes=nodes, noise=noise, encoder=encoder
-            )
+            rebuilt_MF = self._decode(decoder, h, rows_M, batch=batch, nodes=nodes, noise=noise, encoder=encoder)
             table = batch.features[int(kind)]
             assert table is not None
             # a seed's row in its type's table: how many seeds of that type stand before it
@@ -140,9 +132,7 @@ class GraphMae(Objective):
 
     def _choose_masked(self, batch: MiniBatch, nodes: Nodes, noise: Noise) -> Tensor:
         """Bool [N]: nodes of types with features, each with probability mask_rate."""
-        has_features = torch.tensor(
-            [table is not None for table in batch.features], device=batch.node_type.device
-        )
+        has_features = torch.tensor([table is not None for table in batch.features], device=batch.node_type.device)
         return noise.select(nodes.keys, self.config.mask_rate, site=Site.MASK) & has_features[batch.node_type]
 
     def _corrupt(

@@ -9,9 +9,7 @@ ObjectiveConfig = GraphMaeConfig
 """the `objective` section of a run file: a union told apart by `name` once there are several"""
 
 
-def make_objective(
-    config: ObjectiveConfig, *, schema: GraphSchema, encoder_config: EncoderConfig
-) -> Objective:
+def make_objective(config: ObjectiveConfig, *, schema: GraphSchema, encoder_config: EncoderConfig) -> Objective:
     """A fresh objective; its weights come from torch's global generator, so seed that first.
 
     Raises:

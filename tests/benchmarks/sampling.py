@@ -46,9 +46,7 @@ def power_law_graph(num_nodes: int, num_edges: int) -> Topology:
         weight=None,
         timestamp=None,
     )
-    return Topology(
-        node_types=("node",), type_offsets=np.array([0, num_nodes], dtype=np.int64), relations=(relation,)
-    )
+    return Topology(node_types=("node",), type_offsets=np.array([0, num_nodes], dtype=np.int64), relations=(relation,))
 
 
 def our_worker(graph: Topology) -> Callable[[NDArray[np.int64], int], int]:
@@ -107,9 +105,7 @@ def rate(workers: list[Callable[[NDArray[np.int64], int], int]], batches: list[N
 def main() -> None:
     """Measure and report."""
     options = arguments(__doc__ or "", small="200,000 nodes and 4 M edges").parse_args()
-    num_nodes, num_edges, num_batches = (
-        (200_000, 4_000_000, 4) if options.small else (2_000_000, 40_000_000, 8)
-    )
+    num_nodes, num_edges, num_batches = (200_000, 4_000_000, 4) if options.small else (2_000_000, 40_000_000, 8)
     torch.set_num_threads(1)
     say("generating the graph", options)
     graph = power_law_graph(num_nodes, num_edges)

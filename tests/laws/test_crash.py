@@ -38,8 +38,7 @@ def kill_when_checkpoint(run: Path, folder: Path, name: str, step: int) -> None:
 
     def reached() -> bool:
         return any(
-            int(path.parent.name.removeprefix("step-")) >= step
-            for path in checkpoints.glob("step-*/manifest.json")
+            int(path.parent.name.removeprefix("step-")) >= step for path in checkpoints.glob("step-*/manifest.json")
         )
 
     kill_group(process, reached)

@@ -20,9 +20,7 @@ def order_of(*, seed: int = 4, seeds_per_step: int = 48) -> SeedOrder:
     return SeedOrder(None, num_nodes=NUM_NODES, seeds_per_step=seeds_per_step, seed=seed)
 
 
-def loader_of(
-    graph: Topology, *, rank: int = 0, world_size: int = 1, num_threads: int = 1, queue: int = 3
-) -> Loader:
+def loader_of(graph: Topology, *, rank: int = 0, world_size: int = 1, num_threads: int = 1, queue: int = 3) -> Loader:
     rng = np.random.default_rng(1)
     tables: list[Features | None] = [ArrayTable(rng.random((120, 5)).astype(np.float32)), None]
     return Loader(
@@ -139,9 +137,7 @@ def test_the_ranks_of_a_step_hold_the_seeds_of_one_rank_with_the_same_neighbours
                 for relation in range(len(graph.relations)):
                     mine = batch.hops[0].indptr[relation, local : local + 2].tolist()
                     theirs = alone.hops[0].indptr[relation, row : row + 2].tolist()
-                    assert torch.equal(
-                        batch.hops[0].position[slice(*mine)], alone.hops[0].position[slice(*theirs)]
-                    )
+                    assert torch.equal(batch.hops[0].position[slice(*mine)], alone.hops[0].position[slice(*theirs)])
                 row += 1
 
 

@@ -43,9 +43,7 @@ def test_torch_path_equals_numba_path_bit_for_bit(salt: int) -> None:
             assert torch.equal(keep(keys, salt=salt, num_columns=num_columns, rate=rate), by_torch)
     assert torch.equal(uniform(keys, salt=salt), uniform_by_torch(keys, salt=salt))
     for bound in (1, 2, 1000, 2**40):
-        assert torch.equal(
-            integers(keys, salt=salt, bound=bound), integers_by_torch(keys, salt=salt, bound=bound)
-        )
+        assert torch.equal(integers(keys, salt=salt, bound=bound), integers_by_torch(keys, salt=salt, bound=bound))
 
 
 def test_values_are_those_of_the_scalar_hash() -> None:

@@ -42,9 +42,7 @@ class SmallGraph:
         return [(kind, node) for kind, count in enumerate(self.num_nodes) for node in range(count)]
 
 
-def homogeneous(
-    *, num_nodes: int = 40, dim: int = 6, degree: float = 3.0, weighted: bool = False
-) -> SmallGraph:
+def homogeneous(*, num_nodes: int = 40, dim: int = 6, degree: float = 3.0, weighted: bool = False) -> SmallGraph:
     """One type `node`, one relation; some nodes have no neighbours."""
     return _graph([("node", num_nodes, dim)], [("links", 0, 0)], degree=degree, weighted=weighted)
 
@@ -165,9 +163,7 @@ def make_batch(
     )
 
 
-def _edges_into(
-    graph: SmallGraph, relation: int, kind: int, node: int, *, hop: int, fanout: int | None
-) -> list[int]:
+def _edges_into(graph: SmallGraph, relation: int, kind: int, node: int, *, hop: int, fanout: int | None) -> list[int]:
     """Positions of the edges drawn for one node in one hop, from a generator keyed by both."""
     if kind != graph.schema.relations[relation].target_type:
         return []

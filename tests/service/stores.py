@@ -52,9 +52,7 @@ def write_tables(
     for number, relation in enumerate(graph.schema.relations):
         sources, targets = user_ids(graph, relation.source_type), user_ids(graph, relation.target_type)
         target = np.repeat(np.arange(len(targets)), graph.in_degree(number))
-        types = [
-            pa.int64() if kind == 0 else pa.string() for kind in (relation.source_type, relation.target_type)
-        ]
+        types = [pa.int64() if kind == 0 else pa.string() for kind in (relation.source_type, relation.target_type)]
         table = {
             "src": pa.array([sources[node] for node in graph.indices[number]], types[0]),
             "dst": pa.array([targets[node] for node in target], types[1]),

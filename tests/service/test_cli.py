@@ -79,9 +79,7 @@ def test_embedding_another_store_of_the_same_schema(tmp_path: Path) -> None:
     code, _, error = call("embed", run, "--store", f"{tmp_path}/other/store")
     assert code == 2
     assert "--out" in error
-    code, out, _ = call(
-        "embed", run, "--store", f"{tmp_path}/other/store", "--out", f"{tmp_path}/other/e", "--json"
-    )
+    code, out, _ = call("embed", run, "--store", f"{tmp_path}/other/store", "--out", f"{tmp_path}/other/e", "--json")
     assert code == 0
     assert json.loads(out)["rows"] == 120
 
@@ -181,12 +179,8 @@ def test_a_second_start_of_a_living_run_is_refused(tmp_path: Path) -> None:
 def test_types_and_relations_are_named_before_the_url() -> None:
     parsed = named_tables(["user=s3://b/u=1/*.parquet", "item=i.parquet"], option="--nodes", default="node")
     assert parsed == {"user": "s3://b/u=1/*.parquet", "item": "i.parquet"}
-    assert named_tables(["s3://b/a=1/x.parquet"], option="--nodes", default="node") == {
-        "node": "s3://b/a=1/x.parquet"
-    }
-    assert named_tables(["u:reads:i=r.parquet"], option="--edges", default="n:to:n") == {
-        "u:reads:i": "r.parquet"
-    }
+    assert named_tables(["s3://b/a=1/x.parquet"], option="--nodes", default="node") == {"node": "s3://b/a=1/x.parquet"}
+    assert named_tables(["u:reads:i=r.parquet"], option="--edges", default="n:to:n") == {"u:reads:i": "r.parquet"}
     with pytest.raises(BadInput, match="node twice"):
         named_tables(["a.parquet", "b.parquet"], option="--nodes", default="node")
 

@@ -263,9 +263,7 @@ def graph(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> CodeGraph:
 def test_nodes_are_the_modules_classes_and_functions_of_the_text(graph: CodeGraph) -> None:
     expected: dict[str, set[str]] = {"module": set(MODULES), "class": set(), "function": set()}
     for relation, inside in CONTAINS.items():
-        expected[relation.split(":")[2]] |= {
-            f"{scope}.{name}" for scope, names in inside.items() for name in names
-        }
+        expected[relation.split(":")[2]] |= {f"{scope}.{name}" for scope, names in inside.items() for name in names}
     found = {kind: pq.read_table(path)["id"].to_pylist() for kind, path in graph.nodes.items()}
     assert {kind: set(ids) for kind, ids in found.items()} == expected
     assert {kind: len(ids) for kind, ids in found.items()} == graph.num_nodes
@@ -353,9 +351,7 @@ def test_the_number_of_processes_does_not_change_a_byte(
     for num_processes in (1, 2):
         out = tmp_path / str(num_processes)
         write_graph(tree, out, num_processes=num_processes)
-        outputs.append(
-            {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-        )
+        outputs.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
     assert len(outputs[0]) == 3 + 8 + 1
     assert outputs[0] == outputs[1]
 
@@ -380,19 +376,14 @@ def test_features_do_not_tell_where_a_package_lies_or_what_it_is_called(tmp_path
     after = write_graph(write_tree(tmp_path / "b", moved), tmp_path / "after")
     for kind in ("module", "class", "function"):
         renamed = {
-            name.replace("alpha", "vendored.gamma", 1): row
-            for name, row in features_by_id(before, kind).items()
+            name.replace("alpha", "vendored.gamma", 1): row for name, row in features_by_id(before, kind).items()
         }
         assert features_by_id(after, kind) == renamed
 
 
 def test_names_of_imported_packages_are_not_hashed(tmp_path: Path) -> None:
-    with_package = (
-        "import torch\nfrom numpy import zeros\ndef f(x):\n    'Call torch.'\n    return torch.relu(x)\n"
-    )
-    without = (
-        "import other\nfrom numpy import zeros\ndef f(x):\n    'Call other.'\n    return other.relu(x)\n"
-    )
+    with_package = "import torch\nfrom numpy import zeros\ndef f(x):\n    'Call torch.'\n    return torch.relu(x)\n"
+    without = "import other\nfrom numpy import zeros\ndef f(x):\n    'Call other.'\n    return other.relu(x)\n"
     rows = []
     for name, text in (("a", with_package), ("b", without)):
         graph = write_graph(write_tree(tmp_path / name, {"m.py": text}), tmp_path / f"out_{name}")

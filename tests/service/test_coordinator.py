@@ -132,9 +132,7 @@ def test_the_lease_of_a_dead_process_is_taken_over_at_once(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("expires_in", "held"), [(1000.0, True), (-1.0, False)])
-def test_the_lease_of_another_host_holds_until_it_expires(
-    tmp_path: Path, expires_in: float, held: bool
-) -> None:
+def test_the_lease_of_another_host_holds_until_it_expires(tmp_path: Path, expires_in: float, held: bool) -> None:
     (tmp_path / LEASE_NAME).write_text(lease_of(1, host="elsewhere", expires=time.time() + expires_in))
     if held:
         with pytest.raises(BadInput, match="on elsewhere"), Lease(Place(str(tmp_path))):

@@ -67,11 +67,7 @@ def run(
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_parquet_holds_each_of_the_users_ids_once(store: Store, encoder: Encoder, tmp_path: Path) -> None:
@@ -214,9 +210,7 @@ def test_another_store_with_the_same_schema_is_embedded(encoder: Encoder, tmp_pa
     assert run(encoder, other, tmp_path).rows == 40
 
 
-def test_a_store_with_another_schema_is_refused_by_name(
-    store: Store, encoder: Encoder, tmp_path: Path
-) -> None:
+def test_a_store_with_another_schema_is_refused_by_name(store: Store, encoder: Encoder, tmp_path: Path) -> None:
     other = ingested(homogeneous(), tmp_path)
     with pytest.raises(BadInput, match=r"node type paper is missing \(3 such\)"):
         run(encoder, other, tmp_path)

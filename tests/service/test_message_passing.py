@@ -14,13 +14,13 @@ from service.message_passing import (
     Kernels,
     Neighbors,
     attend,
+    dgl_kernels,
     edge_softmax,
     maximum,
     mean,
     score_edges,
     sum_neighbors,
 )
-from service.message_passing import dgl_kernels
 from storage.errors import BadInput
 
 NUM_HEADS = 3
@@ -31,9 +31,7 @@ KERNELS = [pytest.param("dgl", marks=needs_dgl), "torch", "auto"]
 DTYPES = [torch.float32, torch.float64]
 
 
-def make_neighbors(
-    kernels: Kernels, *, weighted: bool, counts: tuple[int, ...] = (2, 0, 5, 1, 0, 9)
-) -> Neighbors:
+def make_neighbors(kernels: Kernels, *, weighted: bool, counts: tuple[int, ...] = (2, 0, 5, 1, 0, 9)) -> Neighbors:
     """Rows without edges, parallel edges, and sources without edges."""
     generator = torch.Generator().manual_seed(1)
     num_edges = sum(counts)
@@ -80,9 +78,7 @@ def assert_same(ours: Tensor, oracle: Tensor, inputs: list[Tensor]) -> None:
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_sum_and_weighted_mean_equal_dense_products(
-    kernels: Kernels, dtype: torch.dtype, weighted: bool
-) -> None:
+def test_sum_and_weighted_mean_equal_dense_products(kernels: Kernels, dtype: torch.dtype, weighted: bool) -> None:
     neighbors = make_neighbors(kernels, weighted=weighted)
     x = random(8, WIDTH, dtype=dtype)
     weight = torch.ones(neighbors.num_edges) if neighbors.weight is None else neighbors.weight

@@ -12,9 +12,7 @@ STRENGTHS = (0.01, 1.0, 100.0)
 NO_LIMIT = SplitSizes(train=10**9, val=10**9, test=10**9)
 
 
-def clusters(
-    num_rows: int, *, num_classes: int, noise: float
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def clusters(num_rows: int, *, num_classes: int, noise: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     rng = np.random.default_rng(1)
     labels = rng.integers(0, num_classes, num_rows)
     rows = np.eye(num_classes)[labels] + noise * rng.normal(size=(num_rows, num_classes))
@@ -79,9 +77,7 @@ def test_rows_of_zeros_stay_zeros() -> None:
 
 @settings(deadline=None)  # the first example compiles a kernel
 @given(num_rows=st.integers(3, 200), seed=st.integers(0, 2**31 - 1), number=st.integers(0, 20))
-def test_a_random_split_is_a_partition_with_the_shares_asked_for(
-    num_rows: int, seed: int, number: int
-) -> None:
+def test_a_random_split_is_a_partition_with_the_shares_asked_for(num_rows: int, seed: int, number: int) -> None:
     rows = np.arange(num_rows) * 3 + 1
     split = random_split(rows, fractions=(0.1, 0.2), sizes=NO_LIMIT, seed=seed, words=(0, number))
     np.testing.assert_array_equal(split.rows(), rows)

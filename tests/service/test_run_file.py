@@ -4,8 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from service.run_file import apply_override, harmful_differences, known_keys, load_run_file, parse_run_text
-from service.run_file import RunFile
+from service.run_file import (
+    RunFile,
+    apply_override,
+    harmful_differences,
+    known_keys,
+    load_run_file,
+    parse_run_text,
+)
 from storage.errors import BadInput
 from tests.data import ROOT
 
@@ -90,9 +96,7 @@ def test_only_changes_that_alter_the_result_are_harmful() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "service" / "recipes").glob("*.yaml")), ids=lambda path: path.name
-)
+@pytest.mark.parametrize("path", sorted((ROOT / "service" / "recipes").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_recipe_is_a_valid_run_file(path: Path) -> None:
     run = load_run_file(str(path))
     assert len(run.sampling.fanouts) == run.encoder.num_layers + run.objective.reach

@@ -105,17 +105,13 @@ def asked(case: Case, **settings: Any) -> Case:
 
 def broken(*says: str, breaks: Break, edge_files: int = 1) -> Case:
     """A case whose files are good until `breaks` has been there."""
-    return Case(
-        (*says, "whole Parquet", "write the file again"), edges=[edges_table()] * edge_files, breaks=breaks
-    )
+    return Case((*says, "whole Parquet", "write the file again"), edges=[edges_table()] * edge_files, breaks=breaks)
 
 
 FLOATS, NODE, EDGE = pa.list_(pa.float32()), "nodes/part0.parquet, column ", "edges/part0.parquet, column "
 CASES = {
     # ids
-    "missing id": in_nodes(
-        NODE + "id, row 1", "null (2 of 5 rows)", "fill the column", id=[10, None, 12, None, 13]
-    ),
+    "missing id": in_nodes(NODE + "id, row 1", "null (2 of 5 rows)", "fill the column", id=[10, None, 12, None, 13]),
     "duplicate id": in_nodes(
         NODE + "id, row 4",
         "11",
@@ -162,9 +158,7 @@ CASES = {
     "all labels null": in_nodes(NODE + "label", "null (4 rows)", "int64", label=pa.nulls(4)),
     "null split": in_nodes(NODE + "split, row 1", "null (2 of 4 rows)", split=["train", None, None, "test"]),
     "null node time": in_nodes(NODE + "timestamp, row 3", "null (1 of 4 rows)", timestamp=[1, 2, 3, None]),
-    "null features": in_nodes(
-        NODE + "features, row 2", "null (1 of 4 rows)", features=features(bad={2: None})
-    ),
+    "null features": in_nodes(NODE + "features, row 2", "null (1 of 4 rows)", features=features(bad={2: None})),
     "null inside features": in_second_file(
         "nodes/part1.parquet, column features, row 1",
         "null (2 of 8 rows)",
@@ -226,9 +220,7 @@ CASES = {
         EDGE + "weight, row 1", "nan", "2 of 3 rows", "finite", "remove the edges", weight=[1.0, NAN, INF]
     ),
     "weight beyond float32": in_edges(EDGE + "weight, row 2", "1e+300", "1 of 3", weight=[1.0, 2.0, 1e300]),
-    "negative weight": in_edges(
-        EDGE + "weight, row 1", "-2.0", "2 of 3", ">= 0", "clip", weight=[1.0, -2.0, -3.0]
-    ),
+    "negative weight": in_edges(EDGE + "weight, row 1", "-2.0", "2 of 3", ">= 0", "clip", weight=[1.0, -2.0, -3.0]),
     "unknown split": in_nodes(
         NODE + "split, row 1",
         "'valid'",
@@ -243,9 +235,7 @@ CASES = {
     # types
     "float label": in_nodes(NODE + "label", "double", "int64", "cast", label=[0.0, 1.0, 1.0, 0.0]),
     "integer split": in_nodes(NODE + "split", "int64", "string", split=[0, 1, 1, 0]),
-    "dates": in_edges(
-        EDGE + "timestamp", "timestamp[", "int64", timestamp=pa.array([1, 2, 3], pa.timestamp("s"))
-    ),
+    "dates": in_edges(EDGE + "timestamp", "timestamp[", "int64", timestamp=pa.array([1, 2, 3], pa.timestamp("s"))),
     "string weight": in_edges(EDGE + "weight", "string", "float32", weight=["1", "2", "3"]),
     "double features without a dtype": in_nodes(
         NODE + "features",
@@ -268,9 +258,7 @@ CASES = {
         "pad or cut",
         features=pa.array([[1.0, 2.0], [1.0], [1.0, 2.0], []], FLOATS),
     ),
-    "empty features": in_nodes(
-        NODE + "features", "width 0", "at least one", features=pa.array([[]] * 4, FLOATS)
-    ),
+    "empty features": in_nodes(NODE + "features", "width 0", "at least one", features=pa.array([[]] * 4, FLOATS)),
     "another width in another file": in_second_file(
         "nodes/part1.parquet, column features",
         "[3]",
@@ -305,19 +293,13 @@ CASES = {
     "some named feature columns": asked(
         in_nodes(NODE + "y", "missing", "must have all", x=[1, 2, 3, 4]), feature_columns=("x", "y")
     ),
-    "empty node table": Case(
-        ("nodes", "0 rows", "at least one row", "leave the table out"), nodes=[GOOD.slice(4)]
-    ),
+    "empty node table": Case(("nodes", "0 rows", "at least one row", "leave the table out"), nodes=[GOOD.slice(4)]),
     "empty edge table": Case(("edges", "0 rows", "at least one row"), edges=[edges_table().slice(3)]),
     # files
     "truncated file": broken("nodes/part0.parquet", breaks=truncate("nodes/part0.parquet")),
-    "truncated second edge file": broken(
-        "edges/part1.parquet", breaks=truncate("edges/part1.parquet"), edge_files=2
-    ),
+    "truncated second edge file": broken("edges/part1.parquet", breaks=truncate("edges/part1.parquet"), edge_files=2),
     "damaged page": broken("edges/part0.parquet", breaks=damage_a_page),
-    "not Parquet": broken(
-        "edges/part0.parquet", breaks=overwrite("edges/part0.parquet", b"src,dst\n1,2\n" * 9)
-    ),
+    "not Parquet": broken("edges/part0.parquet", breaks=overwrite("edges/part0.parquet", b"src,dst\n1,2\n" * 9)),
     "zero bytes": broken("edges/part0.parquet", breaks=overwrite("edges/part0.parquet", b"")),
     "no file matches the glob": Case(
         ("nodes/*.pq", "no file matches", "quote a glob"), settings={"nodes": {"node": "FOLDER/nodes/*.pq"}}

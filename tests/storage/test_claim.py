@@ -20,9 +20,7 @@ from storage.progress import NoProgress
 def settings(tmp_path: Path) -> IngestSettings:
     pq.write_table(pa.table({"id": ["a", "b", "c"]}), tmp_path / "nodes.parquet")
     pq.write_table(pa.table({"src": ["a", "b"], "dst": ["b", "c"]}), tmp_path / "edges.parquet")
-    return IngestSettings(
-        nodes={"n": f"{tmp_path}/nodes.parquet"}, edges={"n:to:n": f"{tmp_path}/edges.parquet"}
-    )
+    return IngestSettings(nodes={"n": f"{tmp_path}/nodes.parquet"}, edges={"n:to:n": f"{tmp_path}/edges.parquet"})
 
 
 def all_bytes(store: Path) -> dict[str, bytes]:
@@ -51,9 +49,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, settings: IngestSettings, s
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_an_interrupt_leaves_an_empty_folder_empty(
-    tmp_path: Path, settings: IngestSettings, stage: str
-) -> None:
+def test_an_interrupt_leaves_an_empty_folder_empty(tmp_path: Path, settings: IngestSettings, stage: str) -> None:
     (tmp_path / "store").mkdir()
     with pytest.raises(KeyboardInterrupt):
         ingest(settings, out=str(tmp_path / "store"), progress=Interrupt(stage))
@@ -101,9 +97,7 @@ def test_an_existing_store_is_refused_and_kept(tmp_path: Path, settings: IngestS
     assert all_bytes(out) == before
 
 
-def test_a_store_whose_ingest_was_killed_after_the_manifest_is_whole(
-    tmp_path: Path, settings: IngestSettings
-) -> None:
+def test_a_store_whose_ingest_was_killed_after_the_manifest_is_whole(tmp_path: Path, settings: IngestSettings) -> None:
     out = tmp_path / "store"
     ingest(settings, out=str(out))
     before = all_bytes(out)

@@ -22,9 +22,7 @@ def store_features(folder: Path, columns: dict[str, Any], **settings: Any) -> Ge
     pq.write_table(table.slice(0, half), folder / "nodes/a.parquet")
     pq.write_table(table.slice(half), folder / "nodes/b.parquet", row_group_size=2)
     pq.write_table(pa.table({"src": [0], "dst": [table.num_rows - 1]}), folder / "edges.parquet")
-    given = IngestSettings(
-        nodes={"n": f"{folder}/nodes"}, edges={"n:to:n": f"{folder}/edges.parquet"}, **settings
-    )
+    given = IngestSettings(nodes={"n": f"{folder}/nodes"}, edges={"n:to:n": f"{folder}/edges.parquet"}, **settings)
     return ingest(given, out=str(folder / "store"))
 
 

@@ -23,9 +23,7 @@ def make_edges(source_type: str, name: str, target_type: str, pairs: Sequence[tu
     )
 
 
-def random_edges(
-    rng: np.random.Generator, *, relation: tuple[str, str, str], n: dict[str, int], e: int
-) -> Edges:
+def random_edges(rng: np.random.Generator, *, relation: tuple[str, str, str], n: dict[str, int], e: int) -> Edges:
     source = np.minimum(rng.integers(0, n[relation[0]], e), rng.integers(0, n[relation[0]], e))
     return make_edges(*relation, list(zip(source, rng.integers(0, n[relation[2]], e), strict=True)))
 
@@ -44,10 +42,7 @@ def in_fractions(
             for u, v in zip(e.source, e.target, strict=True):
                 kept = Fraction(1) if k == -1 else min(Fraction(1), Fraction(k, degree[v]))
                 reached[e.relation.source][u] += level[e.relation.target][v] * kept
-        total = {
-            name: [a + b for a, b in zip(values, reached[name], strict=True)]
-            for name, values in total.items()
-        }
+        total = {name: [a + b for a, b in zip(values, reached[name], strict=True)] for name, values in total.items()}
         level = reached
     return total
 

@@ -53,9 +53,7 @@ def shop(seed: int = 0) -> dict[str, pa.Table]:
             }
         ),
         "user:buys:item": pa.table({"src": pick(users, 150), "dst": pick(items, 150)}),
-        "item:like:item": pa.table(
-            {"src": pick(items, 60), "dst": pick(items, 60), "weight": rng.integers(0, 9, 60)}
-        ),
+        "item:like:item": pa.table({"src": pick(items, 60), "dst": pick(items, 60), "weight": rng.integers(0, 9, 60)}),
     }
 
 
@@ -132,9 +130,7 @@ def expected_relations(tables: dict[str, pa.Table], *, undirected: bool) -> dict
     return found
 
 
-def exact_hotness(
-    relations: dict[str, list[Row]], tables: dict[str, pa.Table]
-) -> dict[tuple[str, Any], Fraction]:
+def exact_hotness(relations: dict[str, list[Row]], tables: dict[str, pa.Table]) -> dict[tuple[str, Any], Fraction]:
     level = {(t, i): Fraction(1) for t in ("user", "item") for i in tables[t]["id"].to_pylist()}
     total = dict(level)
     for k in FANOUT:

@@ -1,0 +1,106 @@
+"""Law: mini-batches with full fan-out equal the full batch, in loss and gradient.
+
+The full batch has all nodes as seeds. Dropout and masks stay on: they are drawn by node and edge, so every node is
+treated alike in every mini-batch. Replacement rows come from the global batch and are off. With batch norm the
+statistics are those of the seeds, so there the mini-batch has all nodes as seeds, in another order.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from service.encoders import EncoderConfig, make_encoder
+from service.encoders.base import ConvolutionName
+from service.group import Group
+from service.model import Model
+from service.noise import Noise
+from service.norm import NormName
+from service.objectives import make_objective
+from service.objectives.graphmae import GraphMaeConfig
+from tests.service.batches import SmallGraph, heterogeneous, homogeneous, make_batch
+
+ENCODERS: tuple[ConvolutionName, ...] = ("sage", "gcn", "gat", "gin")
+GRAPHS = {
+    "homogeneous": homogeneous(),
+    "heterogeneous": heterogeneous(),
+    "weighted": heterogeneous(weighted=True),
+}
+GraphName = Literal["homogeneous", "heterogeneous", "weighted"]
+
+
+def build(graph: SmallGraph, encoder: ConvolutionName, norm: NormName) -> Model:
+    config = EncoderConfig(
+        name=encoder,
+        num_layers=2,
+        hidden_dim=8,
+        num_heads=2,
+        norm=norm,
+        residual=True,
+        feature_dropout=0.2,
+        attention_dropout=0.3,
+        edge_dropout=0.2,
+    )
+    objective = GraphMaeConfig(mask_rate=0.6, replace_rate=0.0, decoder=encoder)
+    torch.manual_seed(0)
+    return Model(
+        make_encoder(config, schema=graph.schema),
+        make_objective(objective, schema=graph.schema, encoder_config=config),
+        group=Group(),
+    ).double()
+
+
+def loss_and_gradient(
+    graph: SmallGraph,
+    batches: Sequence[Sequence[tuple[int, int]]],
+    *,
+    encoder: ConvolutionName,
+    norm: NormName,
+) -> tuple[float, float, Tensor]:
+    """Sums over `batches` of seeds: loss, count, and all gradients in one row."""
+    model = build(graph, encoder, norm)
+    loss, count = 0.0, 0.0
+    for seeds in batches:
+        out = model(make_batch(graph, seeds, num_hops=3), Noise(3))
+        out.loss_sum.backward()
+        loss, count = loss + out.loss_sum.item(), count + out.count.item()
+    gradients = []
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        gradients.append(parameter.grad.reshape(-1))
+    return loss, count, torch.cat(gradients)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("graph_name", GRAPHS)
+@pytest.mark.parametrize("norm", ["none", "layer"])
+def test_full_fan_out_mini_batches_equal_the_full_batch(
+    encoder: ConvolutionName, graph_name: GraphName, norm: NormName
+) -> None:
+    graph = GRAPHS[graph_name]
+    seeds = graph.all_seeds()
+    order = torch.randperm(len(seeds), generator=torch.Generator().manual_seed(5)).tolist()
+    batches = [[seeds[number] for number in order[first : first + 13]] for first in range(0, len(seeds), 13)]
+    loss, count, gradient = loss_and_gradient(graph, batches, encoder=encoder, norm=norm)
+    full_loss, full_count, full_gradient = loss_and_gradient(graph, [seeds], encoder=encoder, norm=norm)
+    assert count == full_count > 0
+    assert loss == pytest.approx(full_loss, rel=1e-12)
+    assert (gradient - full_gradient).norm() <= 1e-11 * full_gradient.norm()
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("graph_name", ["homogeneous", "heterogeneous"])
+def test_with_batch_norm_all_nodes_as_seeds_in_any_order_are_the_full_batch(
+    encoder: ConvolutionName, graph_name: GraphName
+) -> None:
+    graph = GRAPHS[graph_name]
+    seeds = graph.all_seeds()
+    order = torch.randperm(len(seeds), generator=torch.Generator().manual_seed(5)).tolist()
+    shuffled = [seeds[number] for number in order]
+    loss, count, gradient = loss_and_gradient(graph, [shuffled], encoder=encoder, norm="batch")
+    full_loss, full_count, full_gradient = loss_and_gradient(graph, [seeds], encoder=encoder, norm="batch")
+    assert count == full_count > 0
+    assert loss == pytest.approx(full_loss, rel=1e-12)
+    assert (gradient - full_gradient).norm() <= 1e-10 * full_gradient.norm()

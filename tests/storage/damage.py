@@ -1,0 +1,43 @@
+"""Ways a disk can harm a file, written with plain file calls."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def flipped_byte(path: Path, at: int) -> Iterator[None]:
+    """One bit of byte `at` is wrong while the block runs."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        kept = file.read(1)
+        file.seek(at)
+        file.write(bytes([kept[0] ^ 0x10]))
+    try:
+        yield
+    finally:
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(kept)
+
+
+@contextmanager
+def shortened(path: Path, *, num_bytes: int) -> Iterator[None]:
+    """The file ends after `num_bytes` bytes while the block runs."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:num_bytes])
+    try:
+        yield
+    finally:
+        path.write_bytes(whole)
+
+
+@contextmanager
+def missing(path: Path) -> Iterator[None]:
+    """The file is not there while the block runs."""
+    whole = path.read_bytes()
+    path.unlink()
+    try:
+        yield
+    finally:
+        path.write_bytes(whole)
