@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from service.memory import keep_freed_memory
 from service.outcome import command, show
 from storage.errors import BadInput
 
@@ -224,4 +225,5 @@ def named_tables(options: list[str], *, option: str, default: str) -> dict[str, 
 
 def main() -> None:
     """Entry point of the console script."""
+    keep_freed_memory()
     app()

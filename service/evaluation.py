@@ -33,14 +33,14 @@ class EvaluationConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     node_type: str | None = Field(None, description="Node type to probe; unset for every type with labels.")
-    num_splits: int = Field(5, ge=1, description="Random splits, for data without a split of its own.")
+    num_splits: int = Field(3, ge=1, description="Random splits, for data without a split of its own.")
     train_fraction: float = Field(0.1, gt=0, lt=1, description="Share of labelled nodes a random split trains on.")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="Share of labelled nodes that choose C.")
-    max_train_rows: int = Field(4000, ge=2, description="Training rows used at most, drawn by the seed.")
-    max_val_rows: int = Field(4000, ge=1, description="Validation rows used at most.")
-    max_test_rows: int = Field(10_000, ge=1, description="Test rows used at most.")
+    max_train_rows: int = Field(2000, ge=2, description="Training rows used at most, drawn by the seed.")
+    max_val_rows: int = Field(2000, ge=1, description="Validation rows used at most.")
+    max_test_rows: int = Field(5000, ge=1, description="Test rows used at most.")
     strengths: tuple[float, ...] = Field(
-        (0.1, 1.0, 10.0, 100.0, 1000.0),
+        (0.0625, 0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0),
         min_length=1,
         description="Values of C (inverse L2 penalty) tried; validation accuracy chooses.",
     )

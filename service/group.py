@@ -36,7 +36,7 @@ class Group:
         """
         if self.world_size == 1:
             return tensor
-        total: Tensor = _SumOverRanks.apply(tensor, self.handle)
+        total: Tensor = _SumOverRanks.apply(tensor, self.handle)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return total
 
     def gather_rows(self, rows: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class Model(nn.Module):
         self.group = group
 
     def forward(self, batch: MiniBatch, noise: Noise | None) -> LossSum:
-        """This rank's part of the loss; every rank of the group must call it, also one without seeds."""
+        """One rank's part of the loss; every rank of the group must call it, also one without seeds."""
         loss: LossSum = self.objective(self.encoder, batch, noise=noise, group=self.group)
         return loss
 

@@ -60,7 +60,8 @@ class Noise:
         if rate == 0.0:
             return x
         kept = keep(keys, salt=self.salt(view=view, layer=layer, site=site), num_columns=x.shape[1], rate=rate)
-        dropped: Tensor = _KeepScaled.apply(x, kept, LANE_RANGE / max(kept_of_range(rate), 1))
+        scale = LANE_RANGE / max(kept_of_range(rate), 1)
+        dropped: Tensor = _KeepScaled.apply(x, kept, scale)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return dropped
 
     def select(self, keys: Tensor, rate: float, *, view: int = 0, layer: int = 0, site: Site = Site.MASK) -> Tensor:

@@ -23,7 +23,7 @@ class NoNorm(nn.Module):
 class LayerNorm(nn.LayerNorm):
     """Each row by its own mean and variance (Ba et al., 2016); nothing crosses rows or ranks."""
 
-    def forward(self, h: Tensor, *, num_seeds: int, group: Group) -> Tensor:  # type: ignore[override]
+    def forward(self, h: Tensor, *, num_seeds: int, group: Group) -> Tensor:  # type: ignore[override]  # one signature for all norms
         return super().forward(h)
 
 

@@ -4,6 +4,7 @@ One worker never comes here, so it never pays for starting Ray. The driver watch
 progress bar; workers only train.
 """
 
+import logging
 import os
 import threading
 from typing import Any
@@ -23,6 +24,7 @@ from service.coordinator import (
     run_place,
 )
 from service.group import Group
+from service.memory import keep_freed_memory
 from service.run_file import RunFile
 from service.training import train
 from storage.progress import NoProgress, Progress
@@ -79,6 +81,7 @@ class RemoteCoordinator:
 
 def train_worker(config: dict[str, Any]) -> None:
     """What Ray Train runs on every worker; `config` holds the run file and the coordinator's name."""
+    keep_freed_memory()
     run = RunFile.model_validate(config["run"])
     actor = ray.get_actor(config["coordinator"], namespace=NAMESPACE)
     train(run, coordinator=RemoteCoordinator(actor), group=Group.from_torch(), progress=NoProgress())
@@ -92,11 +95,12 @@ def train_on_ray(run: RunFile, *, progress: Progress) -> RunStatus:
     started = not ray.is_initialized()
     if started:
         if "RAY_ADDRESS" in os.environ:
-            ray.init(namespace=NAMESPACE, log_to_driver=False)
+            ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(
                 namespace=NAMESPACE,
                 log_to_driver=False,
+                logging_level=logging.ERROR,
                 include_dashboard=False,
                 num_cpus=max(os.cpu_count() or 1, run.workers.count),
             )

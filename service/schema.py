@@ -4,10 +4,8 @@ A model trained on one store works on any other whose schema is equal.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from storage.store import Store
+from storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class GraphSchema:
     relations: tuple[RelationSchema, ...]
 
     @classmethod
-    def from_store(cls, store: "Store") -> "GraphSchema":
+    def from_store(cls, store: Store) -> "GraphSchema":
         """The schema of `store`'s open generation."""
         return cls(
             node_types=tuple(

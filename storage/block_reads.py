@@ -152,7 +152,7 @@ class PageFile:
             raise damaged(self.place, self.info.name, f"page {page} cannot be read from the disk") from error
 
     def _error(self, page: int, code: int) -> DamagedStore:
-        found = f"page {page} has changed" if code == DAMAGED else f"file ends inside page {page}"
+        found = f"page {page} has changed" if code == DAMAGED else f"file ends before the end of page {page}"
         return damaged(self.place, self.info.name, found)
 
 

@@ -101,8 +101,8 @@ class FeatureFile:
         num_rows: int,
         dim: int,
         dtype: DTypeLike,
-        num_threads: int = 4,
-        max_gap_bytes: int = 65536,
+        num_threads: int = 16,
+        max_gap_bytes: int = 16384,
         direct: bool = True,
     ) -> None:
         self.num_rows = num_rows

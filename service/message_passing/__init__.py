@@ -87,7 +87,8 @@ def score_edges(neighbors: Neighbors, source_SH: Tensor, *, target_TH: Tensor) -
 
 def edge_softmax(neighbors: Neighbors, logits_EH: Tensor) -> Tensor:
     """[E, H]: softmax over the edges into each target, column by column."""
-    share: Tensor = torch_kernels.EdgeSoftmax.apply(_wide(logits_EH), neighbors.target, neighbors.num_targets)
+    softmax = torch_kernels.EdgeSoftmax.apply
+    share: Tensor = softmax(_wide(logits_EH), neighbors.target, neighbors.num_targets)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return share
 
 

@@ -41,7 +41,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, encoder: Encoder, batch: MiniBatch, *, noise: Noise | None, group: Group) -> LossSum:
-        """This rank's part of the loss on the batch's seeds.
+        """One rank's part of the loss on the batch's seeds.
 
         Every rank of `group` must call it, in the same order; one without seeds joins with count 0. `noise` None
         means evaluation: no dropout, and what the task itself has to choose is chosen by fixed keys.

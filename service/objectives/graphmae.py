@@ -186,8 +186,8 @@ class GraphMae(Objective):
         if not self.reach:
             rebuilt: Tensor = decoder(h[rows_M])
             return rebuilt
-        rebuilt = decoder(h, hop=batch.hops[0], nodes=nodes, rows=rows_M, noise=noise, layer=layer)
-        return rebuilt
+        decoded: Tensor = decoder(h, hop=batch.hops[0], nodes=nodes, rows=rows_M, noise=noise, layer=layer)
+        return decoded
 
 
 def scaled_cosine_error(rebuilt_MF: Tensor, target_MF: Tensor, *, exponent: float) -> Tensor:

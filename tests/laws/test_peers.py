@@ -74,7 +74,9 @@ def test_gcn_equals_dgl_with_self_loops(out_dim: int) -> None:
 
     convolution = GcnConvolution(in_dim=DIM, out_dim=out_dim, schema=GRAPH.schema, relations=(0,)).double()
     peer = GraphConv(DIM, out_dim, norm="both").double()
-    peer.weight.data = convolution.neighbor[0].weight.data.T.contiguous()
+    weight = convolution.neighbor[0].weight
+    assert isinstance(weight, Tensor)
+    peer.weight.data = weight.data.T.contiguous()
     with torch.no_grad():
         convolution.bias.copy_(peer.bias.normal_())
     x = features()

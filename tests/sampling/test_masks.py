@@ -5,11 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sampling.keys import below, draw, fold
+from sampling.keys import UNIT, below, draw, fold
 from sampling.masks import (
     EDGE_DOMAIN,
     NODE_DOMAIN,
-    UNIT,
     edge_keys,
     integers,
     integers_by_torch,

@@ -106,7 +106,7 @@ def make_batch(
     num_seeds_global: int | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> MiniBatch:
-    """The mini-batch of `seeds` [(type, id)] with full neighbourhoods, or up to `fanout` of each (hop, node)'s edges."""
+    """The batch of `seeds` [(type, id)], with full neighbourhoods or up to `fanout` edges of each (hop, node)."""
     known = list(seeds)
     place = {node: row for row, node in enumerate(known)}
     hops = []

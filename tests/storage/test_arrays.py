@@ -68,7 +68,7 @@ def test_a_large_array_is_read_in_parts(tmp_path: Path) -> None:
 
 def test_missing_rows_surplus_rows_and_other_types_leave_no_file(tmp_path: Path) -> None:
     place = Place(str(tmp_path))
-    bad = [
+    bad: list[tuple[str, NDArray[Any]]] = [
         ("1 rows written of 2", np.zeros((1, 2), dtype=np.float32)),
         ("more than 2 rows", np.zeros((3, 2), dtype=np.float32)),
         ("rows float64", np.zeros((2, 2))),

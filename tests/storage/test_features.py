@@ -94,14 +94,13 @@ def test_rows_elsewhere_than_on_a_local_disk_are_the_same() -> None:
 def test_rows_written_in_this_process_can_be_read_at_once(tmp_path: Path) -> None:
     place = Place(str(tmp_path))
     rows = np.arange(64)
-    for layer in range(3):
+    for _ in range(3):
         plain = random_rows(64, 256, "float32")
         with ArrayWriter(place, "hidden.npy", dtype="float32", shape=(64, 256)) as writer:
             writer.write(plain)
         features = open_file(place, writer.info, plain)
         assert_same_bits(gathered(features, rows), plain)
         features.close()
-        place.remove("hidden.npy") if layer == 1 else None
 
 
 def test_several_threads_may_gather_from_one_file(tmp_path: Path) -> None:
@@ -218,7 +217,7 @@ def test_a_file_that_shrinks_while_open_is_named(tmp_path: Path) -> None:
     features = open_file(place, write_array(place, "f.0.npy", plain), plain)
     with shortened(tmp_path / "f.0.npy", num_bytes=3 * 4096):
         gathered(features, np.array([0]))
-        with pytest.raises(DamagedStore, match=r"f\.0\.npy: file ends inside page 3"):
+        with pytest.raises(DamagedStore, match=r"f\.0\.npy: file ends before the end of page 5"):
             gathered(features, np.array([20]))
     features.close()
 
@@ -240,7 +239,8 @@ def test_segments_read_as_one_table(tmp_path: Path) -> None:
     ]
     features = SegmentedFeatures(parts)
     plain = np.concatenate(tables)
-    assert (features.num_rows, features.dim, features.dtype) == (801, 9, np.float16)
+    assert (features.num_rows, features.dim) == (801, 9)
+    assert features.dtype == np.float16
     for rows in [*some_rows(801), np.arange(10), np.arange(790, 800)]:
         assert_same_bits(gathered(features, rows), plain[rows])
     assert features.counters.requests == sum(part.counters.requests for part in parts)
