@@ -23,10 +23,10 @@ lint: install
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak"
 
 soak: install
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m soak
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m soak
 	$(BIN)/python -m tests.benchmarks.sampling --small --json
 
 bench: install

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sampling.batch import MiniBatch
+from service.chunks import Chunk, ChunkLimits
 from service.embedding import EncoderStack
 from service.encoders.base import Encoder
-from service.layerwise import Chunk, ChunkLimits, LayerStack, run_layers
+from service.layerwise import LayerStack, run_layers
 from service.message_passing import Neighbors, sum_neighbors
 from storage.features import Features, StoredFeatures
 from storage.graph import Topology
@@ -72,21 +73,23 @@ def raw_rows(table: Features, *, rows: NDArray[np.int64]) -> NDArray[np.float32]
     return out.astype(np.float32, copy=False)
 
 
-def sgc_rows(machinery: Machinery, *, node_type: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Two hops of normalised neighbourhood sums of raw features [len(rows), F]; the type must have features.
+def sgc_rows(machinery: Machinery, *, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+    """Two hops of normalised neighbourhood sums of raw features [len(rows[t]), F_t], for the rows of each type t.
 
-    Types whose features are as wide as these take part, with all relations between them; features of another
-    width cannot be summed with these.
+    Types whose features are equally wide are summed together, over all relations between them; features of
+    another width cannot be. Types for which rows are wanted must have features.
     """
-    table = machinery.features[node_type]
-    assert table is not None
-    part = tuple(
-        index for index, other in enumerate(machinery.features) if other is not None and other.dim == table.dim
-    )
-    wanted = [rows if index == node_type else NONE for index in range(len(machinery.features))]
-    tables = [other if index in part else None for index, other in enumerate(machinery.features)]
-    stack = SgcStack(machinery.topology, node_types=part, dim=table.dim)
-    return replace(machinery, features=tables).rows_of(stack, rows=wanted, name="sgc")[node_type]
+    found = [np.empty((0, 0), dtype=np.float32) for _ in rows]
+    widths = [None if table is None else table.dim for table in machinery.features]
+    for width in sorted({width for width, wanted in zip(widths, rows, strict=True) if width and wanted.size}):
+        part = [node_type for node_type, other in enumerate(widths) if other == width]
+        tables = [table if index in part else None for index, table in enumerate(machinery.features)]
+        wanted = [ids if index in part else NONE for index, ids in enumerate(rows)]
+        stack = SgcStack(machinery.topology, node_types=part, dim=width)
+        summed = replace(machinery, features=tables).rows_of(stack, rows=wanted, name="sgc")
+        for node_type in part:
+            found[node_type] = summed[node_type]
+    return found
 
 
 def random_rows(

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from sampling.batch import MiniBatch
+from service.chunks import Chunk, ChunkLimits
 from service.embedding_files import (
     STAGING,
     EmbeddedType,
@@ -26,7 +27,8 @@ from service.embedding_files import (
 )
 from service.encoders.base import Encoder
 from service.encoders.nodes import Nodes
-from service.layerwise import Chunk, ChunkLimits, LayerReport, run_layers
+from service.layerwise import LayerReport, run_layers
+from service.lease import Lease
 from service.schema import GraphSchema
 from storage.errors import BadInput
 from storage.features import StoredFeatures, TierCounters
@@ -125,64 +127,70 @@ def embed(
     Args:
         encoder: trained; moved to `device` and put into evaluation mode.
         out: folder or fsspec URL. An earlier result in it stays whole until this one is complete.
-        work: folder for hidden states, (4 x widest layer) bytes a node twice over; emptied afterwards.
+        work: folder for hidden states, (4 x widest layer) bytes a node twice over; emptied afterwards. One
+            process uses it at a time.
         cache_bytes: host memory for the hottest rows of features or hidden states.
         rows_per_chunk, max_edges_per_chunk: see `EmbeddingConfig`.
 
-    Raises BadInput when the store's node types, feature widths or relations are not those of the encoder.
+    Raises BadInput when the store's node types, feature widths or relations are not those of the encoder, and
+    when another process is at work in `work`.
     """
     check_schema(encoder.schema, store)
     began = time.monotonic()
     place = Place(out)
-    place.remove(STAGING)
-    topology = store.topology()
     dim = encoder.layer_dims[-1]
-    try:
-        with ExitStack() as opened:
-            writers = [
-                opened.enter_context(
-                    PartWriter(
-                        place.child(STAGING),
-                        node_type=kind.name,
-                        ids=iter(store.id_batches(kind.name, rows_per_batch=IDS_PER_BATCH)),
-                        dim=dim,
+    with Lease(work):
+        place.remove(STAGING)  # of a run that was killed
+        try:
+            with ExitStack() as opened:
+                writers = [
+                    opened.enter_context(
+                        PartWriter(
+                            place.child(STAGING),
+                            node_type=kind.name,
+                            ids=iter(store.id_batches(kind.name, rows_per_batch=IDS_PER_BATCH)),
+                            dim=dim,
+                        )
                     )
+                    for kind in store.node_types
+                ]
+
+                def write(chunk: Chunk, rows: NDArray[np.float32]) -> None:
+                    writers[chunk.node_type].write(rows)
+
+                layers = run_layers(
+                    EncoderStack(encoder, device=device),
+                    topology=store.topology(),
+                    features=open_features(store, opened),
+                    work=work,
+                    cache_bytes=cache_bytes,
+                    limits=ChunkLimits(rows=rows_per_chunk, edges=max_edges_per_chunk),
+                    device=device,
+                    progress=progress,
+                    name="embed",
+                    sink=write,
                 )
-                for kind in store.node_types
-            ]
-
-            def write(chunk: Chunk, rows: NDArray[np.float32]) -> None:
-                writers[chunk.node_type].write(rows)
-
-            layers = run_layers(
-                EncoderStack(encoder, device=device),
-                topology=topology,
-                features=open_features(store, opened),
-                work=work,
-                cache_bytes=cache_bytes,
-                limits=ChunkLimits(rows=rows_per_chunk, edges=max_edges_per_chunk),
-                device=device,
-                progress=progress,
-                name="embed",
-                sink=write,
-            )
-        manifest = EmbeddingManifest(
-            run=source.run,
-            step=source.step,
-            encoder=encoder.config.model_dump(mode="json"),
-            store=store.place.url,
-            generation=store.generation.generation,
-            dim=dim,
-            node_types=tuple(
+            types = tuple(
                 EmbeddedType(name=kind.name, num_nodes=kind.num_nodes, id_type=kind.id_type, parts=tuple(writer.parts))
                 for kind, writer in zip(store.node_types, writers, strict=True)
-            ),
-        )
-        commit(place, manifest)
-    finally:
-        place.remove(STAGING)
+            )
+            commit(
+                place,
+                EmbeddingManifest(
+                    format_version=1,
+                    run=source.run,
+                    step=source.step,
+                    encoder=encoder.config.model_dump(mode="json"),
+                    store=store.place.url,
+                    generation=store.generation.generation,
+                    dim=dim,
+                    node_types=types,
+                ),
+            )
+        finally:
+            place.remove(STAGING)
     return EmbeddingReport(
-        rows=int(topology.type_offsets[-1]),
+        rows=sum(kind.num_nodes for kind in types),
         dim=dim,
         seconds=time.monotonic() - began,
         host=sum((layer.host for layer in layers), TierCounters()),

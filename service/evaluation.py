@@ -20,11 +20,15 @@ from service.embedding_files import MANIFEST, EmbeddingManifest, read_manifest, 
 from service.encoders.base import Encoder
 from service.evaluation_report import EvaluationReport, RowsName, RowsReport, TypeReport, absent, summarise
 from service.labelled_rows import LabelledType, labelled_types, read_labelled
-from service.probe import SplitSizes, probe
+from service.lease import Lease
+from service.probe import Split, SplitSizes, probe_splits
 from storage.errors import BadInput
 from storage.place import Place
 from storage.progress import Progress
 from storage.store import Store
+
+Wanted = list[NDArray[np.int64]]
+"""ascending dense ids per node type"""
 
 
 class EvaluationConfig(BaseModel):
@@ -96,7 +100,7 @@ def evaluate(
         for name in labelled_types(store, chosen=config.node_type)
     ]
     results: list[list[RowsReport]] = [[] for _ in types]
-    with ExitStack() as opened:
+    with Lease(work), ExitStack() as opened:
         machinery = Machinery(
             topology=store.topology(),
             features=open_features(store, opened),
@@ -110,29 +114,36 @@ def evaluate(
         def score(number: int, name: RowsName, x_ND: NDArray[np.float32], since: float) -> None:
             results[number].append(probe_rows(types[number], name, x_ND, config=config, since=since, progress=progress))
 
+        def score_all(name: RowsName, rows_of: Callable[[Wanted], Sequence[NDArray[np.float32]]]) -> None:
+            """Score rows that one pass gives for all types that have them."""
+            scored = [kind for kind in types if name != "sgc" or machinery.features[kind.index] is not None]
+            began_rows = time.monotonic()
+            wanted: Wanted = [NONE] * len(store.node_types)
+            for kind in scored:
+                wanted[kind.index] = kind.rows()
+            found = rows_of(wanted)
+            share = (time.monotonic() - began_rows) / max(1, len(scored))
+            for number, kind in enumerate(types):
+                if kind in scored:
+                    score(number, name, found[kind.index], time.monotonic() - share)
+
         for number, kind in enumerate(types):
             since = time.monotonic()
-            x_ND = embedded_rows(store, kind.name, manifest=manifest, place=place, rows=kind.rows(), progress=progress)
-            score(number, "trained", x_ND, since)
+            trained = embedded_rows(
+                store, kind.name, manifest=manifest, place=place, rows=kind.rows(), progress=progress
+            )
+            score(number, "trained", trained, since)
             table = machinery.features[kind.index]
             if table is None:
                 note = f"node type {kind.name} has no features"
                 results[number] += [absent("raw", note=note), absent("sgc", note=note)]
-                continue
-            since = time.monotonic()
-            score(number, "raw", raw_rows(table, rows=kind.rows()), since)
-            since = time.monotonic()
-            score(number, "sgc", sgc_rows(machinery, node_type=kind.index, rows=kind.rows()), since)
-        since = time.monotonic()
+            else:
+                since = time.monotonic()
+                score(number, "raw", raw_rows(table, rows=kind.rows()), since)
+        score_all("sgc", lambda wanted: sgc_rows(machinery, rows=wanted))
         encoder = random_encoder()
         check_schema(encoder.schema, store)
-        wanted = [NONE] * len(store.node_types)
-        for kind in types:
-            wanted[kind.index] = kind.rows()
-        random = random_rows(machinery, encoder, rows=wanted)
-        shared = (time.monotonic() - since) / len(types)  # one pass gives the rows of all types
-        for number, kind in enumerate(types):
-            score(number, "random_init", random[kind.index], time.monotonic() - shared)
+        score_all("random_init", lambda wanted: random_rows(machinery, encoder, rows=wanted))
     return EvaluationReport(
         embeddings=embeddings,
         run=manifest.run,
@@ -157,15 +168,23 @@ def probe_rows(
     """Probe rows [len(kind.rows()), D] on every split; the report counts seconds from `since`."""
     progress.stage(f"probe {kind.name}, {name}", total=len(kind.splits), unit="splits")
     rows = kind.rows()
-    labels = kind.labels[rows]
-    probes = []
-    for split in kind.splits:
-        local = type(split)(
+    local = [
+        Split(
             train=np.searchsorted(rows, split.train),
             val=np.searchsorted(rows, split.val),
             test=np.searchsorted(rows, split.test),
         )
-        probes.append(probe(x_ND, labels=labels, split=local, strengths=config.strengths))
+        for split in kind.splits
+    ]
+    probes = []
+    for result in probe_splits(
+        x_ND,
+        labels=kind.labels[rows],
+        splits=local,
+        strengths=config.strengths,
+        num_threads=torch.get_num_threads(),
+    ):
+        probes.append(result)
         progress.advance(1)
     return summarise(name, dim=x_ND.shape[1], probes=probes, seconds=time.monotonic() - since)
 

@@ -14,7 +14,7 @@ Source: layer-wise inference, GraphSAGE's full-neighbourhood evaluation as in DG
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -30,8 +30,9 @@ from sampling.batch import MiniBatch
 from sampling.host_tier import HostTier, share_cache_bytes
 from sampling.loader import fetch_features
 from sampling.neighbors import ALL_NEIGHBORS, NeighborSampler
-from storage.arrays import ArrayWriter
-from storage.features import FeatureFile, StoredFeatures, TierCounters
+from service.chunks import Chunk, ChunkLimits, plan_chunks
+from service.spill import Spill, layer_folder
+from storage.features import StoredFeatures, TierCounters
 from storage.graph import Topology
 from storage.place import Place
 from storage.progress import Progress
@@ -61,23 +62,6 @@ class LayerStack(Protocol):
         """[S, D']: layer `number` for the batch's S seeds, over `batch.hops[0]`."""
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Nodes computed together."""
-
-    node_type: int
-    ids: NDArray[np.int64]
-    """[S] dense ids, ascending"""
-
-
-@dataclass(frozen=True)
-class ChunkLimits:
-    """How large a chunk may be; a single row is always allowed."""
-
-    rows: int
-    edges: int
-
-
 Sink = Callable[[Chunk, NDArray[np.float32]], None]
 """takes the last layer's rows [S, D] of one chunk; chunks come in order of type and id"""
 
@@ -97,26 +81,6 @@ class LayerReport:
     """rows asked of the host tier, and those it had"""
     disk: TierCounters = field(default_factory=TierCounters)
     """rows read from files: filling the host tier, then what it did not have"""
-
-
-def plan_chunks(
-    topology: Topology, *, limits: ChunkLimits, rows: Sequence[NDArray[np.int64]] | None = None
-) -> Iterator[Chunk]:
-    """Cut all nodes, or the ascending dense ids `rows[type]`, into chunks within `limits`, type by type."""
-    for node_type in range(len(topology.node_types)):
-        num_nodes = int(topology.type_offsets[node_type + 1] - topology.type_offsets[node_type])
-        total = num_nodes if rows is None else rows[node_type].shape[0]
-        indptrs = [r.indptr for r in topology.relations if r.target_type == node_type]
-        first = 0
-        while first < total:
-            last = min(first + limits.rows, total)
-            ids = np.arange(first, last, dtype=np.int64) if rows is None else rows[node_type][first:last]
-            edges = np.zeros(ids.shape[0], dtype=np.int64)
-            for indptr in indptrs:
-                edges += indptr[ids + 1].astype(np.int64) - indptr[ids]
-            size = max(1, int(np.searchsorted(np.cumsum(edges), limits.edges, side="right")))
-            yield Chunk(node_type, ids[:size])
-            first += size
 
 
 def run_layers(
@@ -284,59 +248,6 @@ def join_types(batch: MiniBatch) -> Tensor:
     for kind, table in present:
         joined[batch.node_type == kind] = table
     return joined
-
-
-class Spill:
-    """One layer's hidden states on disk: a float32 array file for each node type that has nodes."""
-
-    def __init__(self, place: Place, topology: Topology, *, layer: int) -> None:
-        self._place = place.child(layer_folder(layer))
-        self._sizes = np.diff(topology.type_offsets)
-        self._writers: dict[int, ArrayWriter] = {}
-        self._dim = 0
-        self._open = ExitStack()
-
-    def __enter__(self) -> "Spill":
-        """Files are opened as their first rows arrive."""
-        return self
-
-    def write(self, chunk: Chunk, rows: NDArray[np.float32]) -> None:
-        """Append a chunk's rows [S, D] to the file of its type."""
-        if chunk.node_type not in self._writers:
-            self._dim = rows.shape[1]
-            self._writers[chunk.node_type] = self._open.enter_context(
-                ArrayWriter(
-                    self._place,
-                    f"{chunk.node_type}.npy",
-                    dtype=np.dtype(np.float32),
-                    shape=(int(self._sizes[chunk.node_type]), self._dim),
-                )
-            )
-        self._writers[chunk.node_type].write(rows)
-
-    def __exit__(self, *exception: object) -> None:
-        """Finish the files; after an exception they are thrown away."""
-        self._open.__exit__(*exception)  # type: ignore[arg-type]  # the exception as it was handed in
-
-    def open(self, opened: ExitStack) -> list[StoredFeatures | None]:
-        """A reader a type, closed by `opened`; None for types without nodes."""
-        tables: list[StoredFeatures | None] = [None] * self._sizes.shape[0]
-        for node_type, writer in self._writers.items():
-            table = FeatureFile(
-                self._place,
-                writer.info,
-                num_rows=int(self._sizes[node_type]),
-                dim=self._dim,
-                dtype=np.dtype(np.float32),
-            )
-            opened.callback(table.close)
-            tables[node_type] = table
-        return tables
-
-
-def layer_folder(number: int) -> str:
-    """Folder of the hidden states after layer `number`."""
-    return f"layer-{number}"
 
 
 def share_out(tables: Sequence[StoredFeatures | None], *, cache_bytes: int) -> list[HostTier | None]:

@@ -23,10 +23,12 @@ from service.coordinator import (
     TrainingSummary,
     run_place,
 )
+from service.errors import TrainingFailed
 from service.group import Group
 from service.memory import keep_freed_memory
 from service.run_file import RunFile
 from service.training import train
+from storage.errors import BadInput
 from storage.progress import NoProgress, Progress
 
 NAMESPACE = "hopstream"
@@ -92,6 +94,7 @@ def train_on_ray(run: RunFile, *, progress: Progress) -> RunStatus:
 
     Raises what Ray Train raises when a worker fails for good, with the coordinator's state set to failed.
     """
+    RunCoordinator(run)  # refuses a changed run file here, before a cluster is started
     started = not ray.is_initialized()
     if started:
         if "RAY_ADDRESS" in os.environ:
@@ -108,7 +111,6 @@ def train_on_ray(run: RunFile, *, progress: Progress) -> RunStatus:
         name = f"coordinator-{run.run.name}"
         actor = ray.remote(num_cpus=0)(RunCoordinator).options(name=name, namespace=NAMESPACE).remote(run)
         coordinator: Coordinator = RemoteCoordinator(actor)
-        coordinator.status()  # raises here what the run file's check against the run's folder raises
         watcher = Watcher(coordinator, progress)
         state: RunState = "failed"
         try:
@@ -122,6 +124,8 @@ def train_on_ray(run: RunFile, *, progress: Progress) -> RunStatus:
                 run_config=ray.train.RunConfig(name="ray", storage_path=run_place(run).url),
             ).fit()
             state = "finished"
+        except ray.train.WorkerGroupError as error:
+            raise own_error(error) or error from None
         except KeyboardInterrupt:
             state = "interrupted"
             raise
@@ -132,6 +136,21 @@ def train_on_ray(run: RunFile, *, progress: Progress) -> RunStatus:
     finally:
         if started:
             ray.shutdown()
+
+
+def own_error(error: ray.train.WorkerGroupError) -> Exception | None:
+    """The error of ours that stopped a worker, out of what Ray wraps it in; None for any other failure."""
+    pending: list[object] = list(error.worker_failures.values())
+    while pending:
+        failure = pending.pop(0)
+        if isinstance(failure, BadInput | TrainingFailed):
+            return failure
+        pending += [
+            inner
+            for name in ("cause", "_base_exc", "__cause__")
+            if isinstance(inner := getattr(failure, name, None), BaseException)
+        ]
+    return None
 
 
 def has_gpu() -> bool:

@@ -4,6 +4,8 @@ BadInput: the tables, a run file or a command line break a rule.
 DamagedStore, a kind of BadInput: a stored file is missing, short, or its bytes differ from their checksum.
 """
 
+from typing import Any
+
 
 class BadInput(ValueError):
     """One line that says where, what was found, which rule it breaks and what to do about it.
@@ -22,6 +24,14 @@ class BadInput(ValueError):
         self.rule = rule
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Rebuild the same error in another process, where workers' errors are read."""
+        return _rebuilt, (type(self), self.place, self.found, self.rule, self.remedy)
+
 
 class DamagedStore(BadInput):
     """A stored file is missing, shortened, or a page of it does not match its checksum."""
+
+
+def _rebuilt(kind: type[BadInput], place: str, found: str, rule: str, remedy: str) -> BadInput:
+    return kind(place, found, rule=rule, remedy=remedy)

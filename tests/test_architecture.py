@@ -11,6 +11,7 @@ STORAGE = {"storage", "numpy", "pyarrow", "fsspec", "numba", "pydantic", "xxhash
 SAMPLING = STORAGE | {"sampling", "torch"}
 SERVICE = SAMPLING | {
     "service", "ray", "prometheus_client", "dgl", "typer", "rich", "sklearn", "safetensors", "yaml", "psutil",
+    "threadpoolctl",
 }  # fmt: skip
 ALLOWED = {"storage": STORAGE, "sampling": SAMPLING, "service": SERVICE}
 FILES = sorted(path for room in ALLOWED for path in (ROOT / room).rglob("*.py"))

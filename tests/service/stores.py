@@ -26,7 +26,7 @@ def storable(graph: SmallGraph) -> SmallGraph:
     )
 
 
-def user_ids(graph: SmallGraph, node_type: int) -> list[int] | list[str]:
+def user_ids(graph: SmallGraph, node_type: int) -> list[int | str]:
     """The ids under which nodes are ingested: integers for the first type, strings for the others."""
     count = graph.num_nodes[node_type]
     if node_type == 0:

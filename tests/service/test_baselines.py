@@ -1,6 +1,7 @@
 """SGC and random-init rows against dense oracles."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from service.baselines import NONE, Machinery, random_rows, raw_rows, sgc_rows
+from service.chunks import ChunkLimits
 from service.embedding import open_features
 from service.encoders.base import EncoderConfig
 from service.encoders.nodes import Nodes
 from service.encoders.registry import make_encoder
-from service.layerwise import ChunkLimits
 from service.schema import GraphSchema
 from storage.place import Place
 from storage.progress import NoProgress
@@ -64,19 +65,32 @@ def test_sgc_is_two_products_with_the_normalised_matrix(tmp_path: Path) -> None:
     store = ingested(graph, tmp_path)
     rows = np.array([0, 3, 4, 17, 39])
     with ExitStack() as opened:
-        found = sgc_rows(machinery(store, tmp_path, opened), node_type=0, rows=rows)
+        found = sgc_rows(machinery(store, tmp_path, opened), rows=[rows])[0]
     expected = dense_sgc(graph, (0,))[0][np.array(stored_order(graph, store, 0))[rows]]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_sgc_runs_over_the_types_whose_features_are_equally_wide(tmp_path: Path) -> None:
+def test_sgc_sums_over_types_whose_features_are_equally_wide(tmp_path: Path) -> None:
     graph = storable(heterogeneous())  # paper 6 wide, author 4 wide, venue without features
-    store = ingested(graph, tmp_path)
-    rows = np.arange(15)
-    with ExitStack() as opened:
-        found = sgc_rows(machinery(store, tmp_path, opened), node_type=1, rows=rows)
-    expected = dense_sgc(graph, (1,))[1][stored_order(graph, store, 1)]
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    wide = replace(
+        graph,
+        features=(graph.features[0], graph.features[1], np.random.default_rng(1).normal(size=(5, 6))),
+        schema=replace(
+            graph.schema,
+            node_types=(*graph.schema.node_types[:2], replace(graph.schema.node_types[2], feature_dim=6)),
+        ),
+    )
+    rows = [np.arange(20), np.arange(0, 15, 2), np.array([0, 3])]
+    cases: list[tuple[SmallGraph, list[tuple[int, ...]]]] = [(graph, [(0,), (1,)]), (wide, [(0, 2), (1,)])]
+    for number, (case, groups) in enumerate(cases):
+        store = ingested(case, tmp_path / str(number))
+        wanted = rows if case is wide else [*rows[:2], NONE]
+        with ExitStack() as opened:
+            found = sgc_rows(machinery(store, tmp_path, opened), rows=wanted)
+        for group in groups:
+            for node_type, expected in dense_sgc(case, group).items():
+                chosen = np.array(stored_order(case, store, node_type))[wanted[node_type]]
+                np.testing.assert_allclose(found[node_type], expected[chosen], rtol=1e-5, atol=1e-6)
 
 
 def test_raw_rows_are_the_features(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_tables_in_embeddings_out(tmp_path: Path) -> None:
 
     code, out, _ = call("evaluate", run)
     assert code == 0
-    assert "random init" in out
+    assert "trained" in out
 
 
 def test_embedding_another_store_of_the_same_schema(tmp_path: Path) -> None:
@@ -95,7 +95,8 @@ def test_every_command_helps_with_examples(command: str) -> None:
 def test_all_commands_are_listed() -> None:
     out = call("--help")[1]
     assert all(command in out for command in COMMANDS)
-    assert sorted(command.name or command.callback.__name__ for command in app.registered_commands if command.callback) == sorted(COMMANDS)  # fmt: skip
+    callbacks = [command.callback for command in app.registered_commands]
+    assert sorted(callback.__name__ for callback in callbacks if callback) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_all_commands_are_listed() -> None:
         (("pretrain", "{run}", "sampling.fanouts=[3]"), "need 3"),
         (("pretrain", "{run}", "data.seed_types=[user]"), "user"),
         (("pretrain", "{run}", "data.store={tmp}/nothing"), "nothing"),
-        (("ingest", "--nodes", "{tmp}/nodes.parquet", "--edges", "{tmp}/no.parquet", "--out", "{tmp}/s2"), "no.parquet"),
+        (("ingest", "--nodes", "{tmp}/nodes.parquet", "--edges", "{tmp}/no.p", "--out", "{tmp}/s2"), "no.p"),
         (
             ("ingest", "--nodes", "{tmp}/nodes.parquet", "--edges", "a:b:c={tmp}/edges.parquet", "--out", "{tmp}/s2"),
             "node",

@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from service.chunks import Chunk, ChunkLimits, plan_chunks
 from service.embedding import EmbeddingConfig, EmbeddingReport, EmbeddingSource, embed
 from service.embedding_files import STAGING, PartWriter, read_manifest, read_parts
 from service.encoders.base import Encoder, EncoderConfig
 from service.encoders.registry import make_encoder
-from service.layerwise import Chunk, ChunkLimits, plan_chunks
+from service.lease import Lease
 from service.schema import GraphSchema
 from storage.errors import BadInput, DamagedStore
 from storage.place import Place
@@ -77,7 +78,7 @@ def test_parquet_holds_each_of_the_users_ids_once(store: Store, encoder: Encoder
         table = pq.read_table(tmp_path / "out" / kind.name)
         assert table.schema.names == ["id", "embedding"]
         assert table["embedding"].type == pa.list_(pa.field("element", pa.float32()), 8)
-        assert sorted(table["id"].to_pylist()) == sorted(user_ids(graph, number))  # type: ignore[type-var]
+        assert sorted(table["id"].to_pylist(), key=str) == sorted(user_ids(graph, number), key=str)
     assert report.rows == sum(graph.num_nodes)
     assert report.dim == 8
 
@@ -147,6 +148,12 @@ def test_a_run_killed_before_the_manifest_is_no_result_and_running_again_mends_i
     run(encoder, store, tmp_path)
     assert files(out) == expected
     assert files(tmp_path / "work") == {}
+
+
+def test_a_work_folder_has_one_process_at_a_time(store: Store, encoder: Encoder, tmp_path: Path) -> None:
+    with Lease(Place(str(tmp_path / "work"))), pytest.raises(BadInput, match="held by process"):
+        run(encoder, store, tmp_path)
+    run(encoder, store, tmp_path)
 
 
 def test_files_do_not_depend_on_how_the_work_was_cut(store: Store, encoder: Encoder, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.probe import Split, SplitSizes, limited, normalised, probe, random_split
+from service.probe import ProbeResult, Split, SplitSizes, limited, normalised, probe_splits, random_split
 
 STRENGTHS = (0.01, 1.0, 100.0)
 NO_LIMIT = SplitSizes(train=10**9, val=10**9, test=10**9)
@@ -17,6 +17,13 @@ def clusters(num_rows: int, *, num_classes: int, noise: float) -> tuple[NDArray[
     labels = rng.integers(0, num_classes, num_rows)
     rows = np.eye(num_classes)[labels] + noise * rng.normal(size=(num_rows, num_classes))
     return rows.astype(np.float32), labels
+
+
+def probe(
+    rows: NDArray[np.float32], *, labels: NDArray[np.int64], split: Split, strengths: tuple[float, ...]
+) -> ProbeResult:
+    (result,) = probe_splits(rows, labels=labels, splits=[split], strengths=strengths, num_threads=1)
+    return result
 
 
 def thirds(num_rows: int) -> Split:
@@ -88,7 +95,7 @@ def test_a_random_split_is_a_partition_with_the_shares_asked_for(num_rows: int, 
 def test_splits_follow_their_seed_and_number_and_nothing_else() -> None:
     def split(seed: int, number: int) -> list[int]:
         part = random_split(np.arange(50), fractions=(0.3, 0.3), sizes=NO_LIMIT, seed=seed, words=(0, number))
-        return part.train.tolist()
+        return [int(row) for row in part.train]
 
     assert split(5, 1) == split(5, 1)
     assert split(5, 1) != split(5, 2)
@@ -103,3 +110,17 @@ def test_limits_draw_rows_of_each_part_evenly() -> None:
     assert set(cut.test) <= set(split.test)
     assert cut.train.max() > 900  # a draw, not a prefix
     assert cut.train.min() < 100
+
+
+def test_several_splits_are_probed_in_order_whatever_the_threads() -> None:
+    rows, labels = clusters(400, num_classes=5, noise=0.8)
+    splits = [
+        random_split(np.arange(400), fractions=(0.2, 0.2), sizes=NO_LIMIT, seed=0, words=(0, number))
+        for number in range(4)
+    ]
+    one, two = (
+        list(probe_splits(rows, labels=labels, splits=splits, strengths=STRENGTHS, num_threads=count))
+        for count in (1, 3)
+    )
+    assert one == two
+    assert one == [probe(rows, labels=labels, split=split, strengths=STRENGTHS) for split in splits]
