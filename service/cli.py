@@ -54,7 +54,7 @@ def ingest(
         typer.Option(help="Edge table: SRC:NAME:DST=URL, or URL for the one relation node:to:node. Repeatable."),
     ],
     out: Annotated[str, typer.Option(help="Folder or URL of the new store.")],
-    undirected: Annotated[bool, typer.Option(help="Add the reverse of every edge.")] = False,
+    undirected: Annotated[bool, typer.Option("--undirected", help="Add the reverse of every edge.")] = False,
     dangling: Annotated[str, typer.Option(help="Edges to unknown nodes: refuse or drop.")] = "refuse",
     nan: Annotated[str, typer.Option(help="NaN or infinite features: refuse or zero.")] = "refuse",
     feature_dtype: Annotated[

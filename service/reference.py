@@ -1,6 +1,6 @@
 """The reference of run-file keys as Markdown, made from the models themselves.
 
-    python -m service.reference > service/RUN_FILE.md
+python -m service.reference > service/RUN_FILE.md
 """
 
 import json

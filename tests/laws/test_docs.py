@@ -68,7 +68,7 @@ def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
 def test_every_make_target_of_the_readme_exists_and_is_phony() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     phony = set(re.findall(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)[0].split())
-    for target in re.findall(r"`?make (\w+)", README):
+    for target in re.findall(r"(?:^|`)make (\w+)", README, flags=re.MULTILINE):
         assert target in phony
     for target in phony:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
