@@ -126,9 +126,9 @@ def train_on_ray(run: RunFile, *, progress: Progress) -> RunStatus:
             state = "finished"
         except ray.train.WorkerGroupError as error:
             raise own_error(error) or error from None
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             state = "interrupted"
-            raise
+            raise KeyboardInterrupt from None  # Ray Train answers Ctrl-C by leaving the process
         finally:
             watcher.stop()
             coordinator.end(state)

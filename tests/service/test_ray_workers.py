@@ -1,15 +1,18 @@
 """Several workers under Ray Train: the losses of one worker, and resuming with another number of them."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from storage.ingest import IngestSettings, ingest
 from tests.data import ROOT, real_graph, small_run, small_store
-from tests.processes import hopstream, result_of
+from tests.processes import hopstream, result_of, start, wait_until
 
 
 def losses(folder: Path, name: str) -> list[float]:
@@ -62,3 +65,20 @@ def test_ego_twitter_has_the_same_loss_with_one_and_two_workers_and_embeds_every
     ids = pq.read_table(Path(embedded["out"]) / "node")["id"].to_numpy()
     assert ids.shape == (81_306,)
     assert np.array_equal(np.sort(ids), np.sort(pq.read_table(tables / "nodes.parquet")["id"].to_numpy()))
+
+
+@pytest.mark.soak
+def test_ctrl_c_under_ray_ends_cleanly_and_leaves_no_worker_behind(tmp_path: Path) -> None:
+    small_store(tmp_path)
+    run = small_run(tmp_path, training={"epochs": 10_000})
+    process = start("pretrain", str(run), "--workers", "2")
+    checkpoints = tmp_path / "runs" / "small" / "checkpoints"
+    wait_until(lambda: any(checkpoints.glob("*/manifest.json")), process=process)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "interrupted" in error
+    assert json.loads((tmp_path / "runs" / "small" / "state.json").read_text())["state"] == "interrupted"
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert alive == []
