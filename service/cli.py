@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from service.memory import keep_freed_memory
 from service.outcome import command, show
+from service.process import prepare_process
 from storage.errors import BadInput
 
 app = typer.Typer(
@@ -225,5 +225,5 @@ def named_tables(options: list[str], *, option: str, default: str) -> dict[str, 
 
 def main() -> None:
     """Entry point of the console script."""
-    keep_freed_memory()
+    prepare_process()
     app()

@@ -25,7 +25,7 @@ from service.coordinator import (
 )
 from service.errors import TrainingFailed
 from service.group import Group
-from service.memory import keep_freed_memory
+from service.process import THREAD_SETTINGS, keep_freed_memory
 from service.run_file import RunFile
 from service.training import train
 from storage.errors import BadInput
@@ -121,7 +121,11 @@ def train_on_ray(run: RunFile, *, progress: Progress) -> RunStatus:
                 scaling_config=ray.train.ScalingConfig(
                     num_workers=run.workers.count, use_gpu=run.training.device != "cpu" and has_gpu()
                 ),
-                run_config=ray.train.RunConfig(name="ray", storage_path=run_place(run).url),
+                run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # typed as version 1 of Ray Train has it
+                    name="ray",
+                    storage_path=run_place(run).url,
+                    worker_runtime_env={"env_vars": THREAD_SETTINGS},
+                ),
             ).fit()
             state = "finished"
         except ray.train.WorkerGroupError as error:
