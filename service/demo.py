@@ -121,7 +121,9 @@ def demo_summary(report: DemoReport) -> Lines:
     hits, requests = report.embedding.host_hits, report.embedding.host_requests
     rows["embed, host cache hits"] = f"{hits / max(1, requests):.1%}"
     summary: Table = two_columns(f"hopstream demo in {report.out}", rows)
-    return Lines(summary, evaluation_table(report.evaluation), Text(own_data_commands(report)))
+    return Lines(
+        summary, evaluation_table(report.evaluation), Text(own_data_commands(report), no_wrap=True, overflow="ignore")
+    )
 
 
 def own_data_commands(report: DemoReport) -> str:

@@ -107,7 +107,7 @@ def embedding_table(result: EmbeddingResult) -> Table:
 
 ROW_TITLES: dict[RowsName, str] = {
     "trained": "trained",
-    "raw": "raw features",
+    "raw": "raw",
     "sgc": "SGC",
     "random_init": "random init",
 }
@@ -117,7 +117,8 @@ def evaluation_table(report: EvaluationReport) -> Table:
     """Probe accuracies, the trained rows beside the baselines."""
     table = Table(title=f"linear probe, test accuracy in % ({report.run}, step {report.step})", title_justify="left")
     table.add_column("node type", style="cyan")
-    table.add_column("split")
+    table.add_column("classes", justify="right")
+    table.add_column("splits")
     for name in ROW_NAMES:
         table.add_column(ROW_TITLES[name], justify="right")
     for kind in report.node_types:
@@ -125,6 +126,6 @@ def evaluation_table(report: EvaluationReport) -> Table:
         for result in kind.results:
             deviation = f" ± {result.deviation:.1f}" if kind.num_splits > 1 else ""
             cells.append("-" if result.accuracy is None else f"{result.accuracy:.1f}{deviation}")
-        split = f"{kind.split}, {kind.train_rows}/{kind.val_rows}/{kind.test_rows}"
-        table.add_row(f"{kind.node_type} ({kind.num_classes} classes)", split, *cells)
+        splits = "data's own" if kind.split == "data" else f"{kind.num_splits} random"
+        table.add_row(kind.node_type, str(kind.num_classes), splits, *cells)
     return table
