@@ -94,7 +94,7 @@ def _list_column(table: Table, *, dtype: Dtype | None) -> FeatureColumns:
             table.where("features"),
             f"type {found} ({table.num_rows} rows)",
             rule=f"features are stored as {choices}",
-            remedy="ask for a conversion with --dtype float32, or cast the column",
+            remedy="ask for a conversion with --feature-dtype float32, or cast the column",
         )
     dim = found.list_size if pa.types.is_fixed_size_list(found) else _first_width(table)
     if dim == 0:

@@ -150,7 +150,7 @@ def _convert(
                 _note_values(
                     values, ~finite, columns=columns, offences=offences, first_row=first_row,
                     rule=f"features must be finite in {dtype}",
-                    remedy=f"ask for a wider --dtype, {FINITE_REMEDY}",
+                    remedy=f"ask for a wider --feature-dtype, {FINITE_REMEDY}",
                 )  # fmt: skip
             rows = np.where(finite, rows, dtype.type(0))
         return FeatureRows(rows=rows, num_zeroed=num_zeroed)
@@ -163,7 +163,7 @@ def _convert(
             _note_values(
                 values, lossy, columns=columns, offences=offences, first_row=first_row,
                 rule=f"features stored as {dtype} must be whole numbers from {bounds.min} to {bounds.max}",
-                remedy="ask for --dtype float16 or float32, or round and scale the features first",
+                remedy="ask for --feature-dtype float16 or float32, or round and scale the features first",
             )  # fmt: skip
             values = np.where(lossy, values.dtype.type(0), values)
     return FeatureRows(rows=values.astype(dtype, copy=False), num_zeroed=num_zeroed)
