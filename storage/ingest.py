@@ -23,7 +23,7 @@ from storage.claim import claimed, refuse_occupied
 from storage.edges import Edges, both_ways, open_edge_table, read_edges, reversed_name, symmetric
 from storage.errors import BadInput
 from storage.hotness import ALL_NEIGHBOURS, expected_accesses, hottest_first
-from storage.nodes import NodeTable, open_node_table, read_nodes
+from storage.nodes import NODE_COLUMNS, NodeTable, open_node_table, read_nodes
 from storage.parts import count_isolated, count_self_loops, write_edges, write_nodes
 from storage.place import Place
 from storage.progress import NoProgress, Progress
@@ -98,10 +98,11 @@ def ingest(settings: IngestSettings, *, out: str, progress: Progress | None = No
     place = Place(out)
     refuse_occupied(place)
     relations = _check(settings)
+    _check_feature_columns(settings.feature_columns)
     node_tables = {
         name: open_node_table(url, feature_columns=settings.feature_columns) for name, url in settings.nodes.items()
     }
-    _check_feature_columns(settings, node_tables)
+    _find_feature_columns(settings, node_tables)
     edge_tables = {relation: open_edge_table(url) for relation, url in relations.items()}
     report: dict[str, dict[str, Any]] = {"nodes": {}, "edges": {}}
 
@@ -239,7 +240,28 @@ def _check(settings: IngestSettings) -> dict[Relation, str]:
     return relations
 
 
-def _check_feature_columns(settings: IngestSettings, tables: dict[str, Table]) -> None:
+def _check_feature_columns(named: tuple[str, ...] | None) -> None:
+    """BadInput for a name that is repeated, or has another meaning in a node table."""
+    for i, name in enumerate(named or ()):
+        if name in NODE_COLUMNS:
+            raise BadInput(
+                "--feature-columns",
+                name,
+                rule=f"the columns {', '.join(NODE_COLUMNS)} have meanings of their own",
+                remedy="leave the name out; without named columns, column features is used"
+                if name == "features"
+                else "leave the name out, or store its values under another name as well",
+            )
+        if name in (named or ())[:i]:
+            raise BadInput(
+                "--feature-columns",
+                f"{name} twice",
+                rule="every column is named once",
+                remedy="remove the repetition",
+            )
+
+
+def _find_feature_columns(settings: IngestSettings, tables: dict[str, Table]) -> None:
     """BadInput when no node table has any of the named feature columns."""
     named = settings.feature_columns
     if named is not None and not any(set(named) & set(table.schema.names) for table in tables.values()):

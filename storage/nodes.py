@@ -12,6 +12,9 @@ from storage.ids import NodeIds, refuse_duplicates
 from storage.schema import Dtype
 from storage.tables import Offences, Table, open_table
 
+NODE_COLUMNS = ("id", "label", "split", "timestamp", "features")
+"""what a node table may hold besides named feature columns"""
+
 
 @dataclass(frozen=True)
 class NodeTable:

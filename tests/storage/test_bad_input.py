@@ -293,6 +293,24 @@ CASES = {
     "some named feature columns": asked(
         in_nodes(NODE + "y", "missing", "must have all", x=[1, 2, 3, 4]), feature_columns=("x", "y")
     ),
+    "features as a named feature column": asked(
+        in_nodes("--feature-columns", "features", "id, label, split", "without named columns", x=[1, 2, 3, 4]),
+        feature_columns=("features",),
+    ),
+    "id as a named feature column": asked(
+        in_nodes("--feature-columns", "id", "meanings of their own", "leave the name out"), feature_columns=("id",)
+    ),
+    "label beside a feature column": asked(
+        in_nodes("--feature-columns", "label", "meanings of their own", x=[1, 2, 3, 4], label=[0, 1, 0, 1]),
+        feature_columns=("x", "label"),
+    ),
+    "a feature column twice": asked(
+        in_nodes("--feature-columns", "x twice", "named once", "remove", x=[1, 2, 3, 4]), feature_columns=("x", "x")
+    ),
+    "a reserved name before any table is opened": Case(
+        ("--feature-columns", "split"),
+        settings={"nodes": {"node": "FOLDER/none.parquet"}, "feature_columns": ("split",)},
+    ),
     "empty node table": Case(("nodes", "0 rows", "at least one row", "leave the table out"), nodes=[GOOD.slice(4)]),
     "empty edge table": Case(("edges", "0 rows", "at least one row"), edges=[edges_table().slice(3)]),
     # files
