@@ -6,6 +6,7 @@ imported or run. The path of a file through this package:
     sources       find the files and name their modules
     declarations  what one file declares and names
     parse         one file -> its classes, functions, calls, bases, imports and words
+    package_names less the words that would tell the label
     features      words -> signed feature hashing, 128 float16 columns
     chunks        many files -> one compact message from a worker process
     resolve       names -> nodes, over all files

@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.codegraph.declarations import Definition, ParsedFile, Target
 from service.codegraph.features import docstring_words, hash_words
+from service.codegraph.package_names import WordsWithoutPackages
 from service.codegraph.parse import UnreadableError, parse_file
 from service.codegraph.sources import SourceFile
 
@@ -99,6 +101,7 @@ def parse_chunk(files: Sequence[SourceFile]) -> ParsedChunk:
     functions = [definition for file in parsed for definition in file.functions]
     calls = _uses(functions, index_of_target)
     num_call_targets = len(index_of_target)
+    readers = [(file, WordsWithoutPackages(file.package_names)) for file in parsed]
     bases = _uses(classes, index_of_target)
     return ParsedChunk(
         files=tuple(_names(file) for file in parsed),
@@ -106,9 +109,9 @@ def parse_chunk(files: Sequence[SourceFile]) -> ParsedChunk:
         num_call_targets=num_call_targets,
         calls=calls,
         bases=bases,
-        module_features=hash_words([_words(file.module, file) for file in parsed]),
-        class_features=hash_words([_words(d, file) for file in parsed for d in file.classes]),
-        function_features=hash_words([_words(d, file) for file in parsed for d in file.functions]),
+        module_features=hash_words([_words(file.module, words) for file, words in readers]),
+        class_features=hash_words([_words(d, words) for file, words in readers for d in file.classes]),
+        function_features=hash_words([_words(d, words) for file, words in readers for d in file.functions]),
         skipped=dict(skipped),
         num_dynamic_calls=sum(function.num_dynamic_calls for function in functions),
     )
@@ -139,13 +142,8 @@ def _uses(definitions: Sequence[Definition], index_of_target: dict[Target, int])
     return Uses(np.array(owner, np.int32), np.array(target, np.int32), np.array(num_sites, np.int32))
 
 
-def _words(definition: Definition, file: ParsedFile) -> list[str]:
-    hidden = file.package_names
-    return [
-        *definition.words,
-        *(name for name in definition.names if name not in hidden),
-        *(word for word in docstring_words(definition.docstring) if word not in hidden),
-    ]
+def _words(definition: Definition, words: WordsWithoutPackages) -> list[str]:
+    return words.filter(chain(definition.words, docstring_words(definition.docstring)))
 
 
 @contextmanager

@@ -41,9 +41,7 @@ class Definition:
     """index of the class around it, or MODULE_LEVEL"""
     docstring: str
     words: list[str] = field(default_factory=list)
-    """identifiers: arguments, attributes, keywords, definitions; repeated as often as they stand there"""
-    names: list[str] = field(default_factory=list)
-    """identifiers that stand alone, which may be an imported package's"""
+    """identifiers: names, arguments, attributes, keywords, definitions; repeated as often as they stand there"""
     targets: Counter[Target] = field(default_factory=Counter)
     """of a function: what it calls and how often; of a class: its bases"""
     num_dynamic_calls: int = 0
@@ -64,4 +62,4 @@ class ParsedFile:
     """names that the module's own scope takes from elsewhere -> absolute path"""
     star_imports: list[str] = field(default_factory=list)
     package_names: set[str] = field(default_factory=set)
-    """names of imported packages: not to be hashed, since they would tell the package"""
+    """names of the file's own package and of imported ones: not to be hashed, since they would tell the package"""

@@ -60,7 +60,7 @@ class _Reader:
     def __init__(self, source: SourceFile, tree: ast.Module) -> None:
         self.tree = tree
         docstring = ast.get_docstring(tree, clean=False) or ""
-        self.file = ParsedFile(source, Definition("", "", MODULE_LEVEL, docstring))
+        self.file = ParsedFile(source, Definition("", "", MODULE_LEVEL, docstring), package_names={source.package})
         self.num_of_name: Counter[str] = Counter()
 
     def read(self) -> ParsedFile:
@@ -166,7 +166,7 @@ class _Reader:
                 self.file.star_imports.append(path)
             else:
                 self.file.imports.append(f"{path}.{alias.name}")
-                owner.names.append(alias.name)
+                owner.words.append(alias.name)
                 bindings[alias.asname or alias.name] = f"{path}.{alias.name}"
         return bindings
 
@@ -179,7 +179,7 @@ class _Body:
         self.imports: list[ast.Import | ast.ImportFrom] = []
         self.bound: set[str] = set()
         self.module_names: set[str] = set()
-        words, names = owner.words, owner.names
+        words = owner.words
         stack: list[Any] = list(nodes)  # Any: mypy cannot follow the tests of `kind`
         pop, push, extend = stack.pop, stack.append, stack.extend
         while stack:
@@ -187,7 +187,7 @@ class _Body:
             kind = node.__class__
             # The order of the cases is how often they come. `type(...) is` rather than match: twice as fast.
             if kind is ast.Name:
-                names.append(node.id)
+                words.append(node.id)
                 if node.ctx.__class__ is not ast.Load:
                     self.bound.add(node.id)
             elif kind is ast.Attribute:
@@ -219,7 +219,7 @@ class _Body:
                     # a decorator is called too; one with arguments is an ast.Call and comes by itself
                     self.called.extend(d for d in node.decorator_list if d.__class__ is not ast.Call)
                 elif kind is ast.ExceptHandler and node.name:
-                    names.append(node.name)
+                    words.append(node.name)
                     self.bound.add(node.name)
                 elif kind is ast.Global:
                     self.module_names.update(node.names)

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from service.codegraph.build import CodeGraph, write_code_graph
+from service.codegraph.build import CodeGraph
 from service.codegraph.features import FEATURE_DIM, hash_words, split_identifier
 from service.codegraph.sources import environment_roots, find_sources
 from storage.errors import BadInput
-from storage.progress import NoProgress
+from tests.service.code_trees import features_by_id, write_graph, write_tree
 
 FILES = {
     "alpha/__init__.py": '''
@@ -220,31 +220,6 @@ OTHER_EDGES = {
 }
 
 
-def write_tree(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = text.split("\n")
-        path.write_text("\n".join(line.removeprefix("        ") for line in lines), encoding="utf-8")
-    return root
-
-
-def write_graph(root: Path, out: Path, *, num_processes: int = 1, min_class_nodes: int = 2) -> CodeGraph:
-    return write_code_graph(
-        str(out),
-        roots=[root],
-        min_class_nodes=min_class_nodes,
-        num_processes=num_processes,
-        progress=NoProgress(),
-    )
-
-
-def features_by_id(graph: CodeGraph, kind: str) -> dict[str, bytes]:
-    table = pq.read_table(graph.nodes[kind])
-    rows = np.array(table["features"].to_pylist(), np.float16)
-    return {name: row.tobytes() for name, row in zip(table["id"].to_pylist(), rows, strict=True)}
-
-
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_tree(tmp_path_factory.mktemp("tree"), FILES)
@@ -379,16 +354,6 @@ def test_features_do_not_tell_where_a_package_lies_or_what_it_is_called(tmp_path
             name.replace("alpha", "vendored.gamma", 1): row for name, row in features_by_id(before, kind).items()
         }
         assert features_by_id(after, kind) == renamed
-
-
-def test_names_of_imported_packages_are_not_hashed(tmp_path: Path) -> None:
-    with_package = "import torch\nfrom numpy import zeros\ndef f(x):\n    'Call torch.'\n    return torch.relu(x)\n"
-    without = "import other\nfrom numpy import zeros\ndef f(x):\n    'Call other.'\n    return other.relu(x)\n"
-    rows = []
-    for name, text in (("a", with_package), ("b", without)):
-        graph = write_graph(write_tree(tmp_path / name, {"m.py": text}), tmp_path / f"out_{name}")
-        rows.append(features_by_id(graph, "function"))
-    assert rows[0] == rows[1]
 
 
 def test_features_are_the_signed_log_counts_of_word_parts() -> None:
