@@ -17,7 +17,7 @@ from storage.errors import BadInput
 
 @functools.cache
 def _dgl() -> Any:
-    """The dgl package, or None where it is not installed or does not load beside this torch."""
+    """The dgl package; its import raises what it likes, e.g. where it was built for another torch."""
     before = os.environ.get("DGLBACKEND")
     # without it the import prints a line and writes a file into the home folder
     os.environ["DGLBACKEND"] = "pytorch"
@@ -25,8 +25,6 @@ def _dgl() -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return importlib.import_module("dgl")
-    except (ImportError, OSError):  # OSError: a shared library that does not load
-        return None
     finally:
         if before is None:
             del os.environ["DGLBACKEND"]
@@ -35,24 +33,32 @@ def _dgl() -> Any:
 
 
 @functools.cache
+def why_not(device_type: str) -> str:
+    """Why DGL does not run on this kind of device ("cpu", "cuda"), in one line; empty where it does.
+
+    Whatever goes wrong in it counts as a reason: a run that can do without DGL must not end by it.
+    """
+    if device_type not in ("cpu", "cuda"):
+        return f"it has no kernels for {device_type}"
+    try:
+        _dgl().graph((torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.int32))).to(device_type)
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return ""
+
+
 def is_available(device_type: str) -> bool:
     """Whether DGL loads here and has kernels for this kind of device (its usual build has them for "cpu" only)."""
-    dgl = _dgl()
-    if dgl is None or device_type not in ("cpu", "cuda"):
-        return False
-    try:
-        dgl.graph((torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.int32))).to(device_type)
-    except dgl.DGLError:
-        return False
-    return True
+    return not why_not(device_type)
 
 
 def check(kernels: str) -> None:
-    """Raise BadInput where "dgl" is demanded and DGL does not load."""
-    if kernels == "dgl" and _dgl() is None:
+    """Raise BadInput with the reason where "dgl" is demanded and DGL does not load."""
+    if kernels == "dgl" and (reason := why_not("cpu")):
         raise BadInput(
             "encoder.kernels",
-            "dgl",
+            f"dgl, which does not load here ({reason})",
             rule="DGL must be installed and load beside this torch",
             remedy="install dgl==1.1.3 on Python 3.11, or use kernels=auto or torch, which need no DGL",
         )

@@ -4,12 +4,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from service import message_passing
 from service.message_passing import (
     Kernels,
     Neighbors,
@@ -21,7 +21,7 @@ from service.message_passing import (
     score_edges,
     sum_neighbors,
 )
-from storage.errors import BadInput
+from tests.data import ROOT
 
 NUM_HEADS = 3
 WIDTH = 5
@@ -160,11 +160,42 @@ def test_low_precision_inputs_are_summed_in_float32(kernels: Kernels) -> None:
         assert torch.equal(function(neighbors, x.bfloat16()), function(neighbors, x.bfloat16().float()))
 
 
-def test_demanding_dgl_where_it_is_absent_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dgl_kernels, "_dgl", lambda: None)
-    with pytest.raises(BadInput, match=r"encoder\.kernels: dgl: .*kernels=auto or torch"):
-        dgl_kernels.check("dgl")
-    dgl_kernels.check("auto")
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("raise ImportError('no wheel')", "ImportError: no wheel"),
+        ("raise OSError('libdgl.so\\nnot found')", "OSError: libdgl.so"),
+        ("import torch; torch.no_such_part", "AttributeError: module 'torch' has no attribute 'no_such_part'"),
+        ("raise RuntimeError", "RuntimeError"),
+        ("", "AttributeError: module 'dgl' has no attribute 'graph'"),
+    ],
+)
+def test_a_dgl_that_does_not_load_stops_only_who_demands_it(text: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "dgl.py").write_text(text)
+    code = (
+        "import torch\n"
+        "from service.message_passing import Neighbors, dgl_kernels, mean\n"
+        "one = torch.zeros(1, dtype=torch.int32)\n"
+        "loop = Neighbors(num_sources=1, indptr=torch.arange(2, dtype=torch.int32), source=one)\n"
+        "print(mean(loop, torch.ones(1, 1)))\n"
+        "dgl_kernels.check('auto')\n"
+        "try:\n"
+        "    dgl_kernels.check('dgl')\n"
+        "except dgl_kernels.BadInput as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.stdout == (
+        f"tensor([[1.]])\nencoder.kernels: dgl, which does not load here ({reason}): DGL must be installed and load "
+        "beside this torch; install dgl==1.1.3 on Python 3.11, or use kernels=auto or torch, which need no DGL\n"
+    )
 
 
 @needs_dgl
@@ -183,7 +214,7 @@ def test_loading_dgl_prints_nothing_writes_nothing_and_keeps_the_environment(
         capture_output=True,
         text=True,
         check=True,
-        cwd=os.path.dirname(os.path.dirname(os.path.dirname(message_passing.__file__))),
+        cwd=ROOT,
     )
     assert done.stdout == done.stderr == ""
     assert os.listdir(tmp_path) == []
