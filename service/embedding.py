@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sampling.batch import MiniBatch
 from service.chunks import Chunk, ChunkLimits
+from service.embedding_claim import claimed
 from service.embedding_files import (
     STAGING,
     EmbeddedType,
@@ -132,63 +133,60 @@ def embed(
         cache_bytes: host memory for the hottest rows of features or hidden states.
         rows_per_chunk, max_edges_per_chunk: see `EmbeddingConfig`.
 
-    Raises BadInput when the store's node types, feature widths or relations are not those of the encoder, and
-    when another process is at work in `work`.
+    Raises BadInput, before anything is computed or written, when the store's node types, feature widths or
+    relations are not those of the encoder, when another process is at work in `work`, and when `out` holds
+    anything but embeddings.
     """
     check_schema(encoder.schema, store)
     began = time.monotonic()
     place = Place(out)
     dim = encoder.layer_dims[-1]
-    with Lease(work):
-        place.remove(STAGING)  # of a run that was killed
-        try:
-            with ExitStack() as opened:
-                writers = [
-                    opened.enter_context(
-                        PartWriter(
-                            place.child(STAGING),
-                            node_type=kind.name,
-                            ids=iter(store.id_batches(kind.name, rows_per_batch=IDS_PER_BATCH)),
-                            dim=dim,
-                        )
+    with Lease(work), claimed(place):
+        with ExitStack() as opened:
+            writers = [
+                opened.enter_context(
+                    PartWriter(
+                        place.child(STAGING),
+                        node_type=kind.name,
+                        ids=iter(store.id_batches(kind.name, rows_per_batch=IDS_PER_BATCH)),
+                        dim=dim,
                     )
-                    for kind in store.node_types
-                ]
-
-                def write(chunk: Chunk, rows: NDArray[np.float32]) -> None:
-                    writers[chunk.node_type].write(rows)
-
-                layers = run_layers(
-                    EncoderStack(encoder, device=device),
-                    topology=store.topology(),
-                    features=open_features(store, opened),
-                    work=work,
-                    cache_bytes=cache_bytes,
-                    limits=ChunkLimits(rows=rows_per_chunk, edges=max_edges_per_chunk),
-                    device=device,
-                    progress=progress,
-                    name="embed",
-                    sink=write,
                 )
-            types = tuple(
-                EmbeddedType(name=kind.name, num_nodes=kind.num_nodes, id_type=kind.id_type, parts=tuple(writer.parts))
-                for kind, writer in zip(store.node_types, writers, strict=True)
+                for kind in store.node_types
+            ]
+
+            def write(chunk: Chunk, rows: NDArray[np.float32]) -> None:
+                writers[chunk.node_type].write(rows)
+
+            layers = run_layers(
+                EncoderStack(encoder, device=device),
+                topology=store.topology(),
+                features=open_features(store, opened),
+                work=work,
+                cache_bytes=cache_bytes,
+                limits=ChunkLimits(rows=rows_per_chunk, edges=max_edges_per_chunk),
+                device=device,
+                progress=progress,
+                name="embed",
+                sink=write,
             )
-            commit(
-                place,
-                EmbeddingManifest(
-                    format_version=1,
-                    run=source.run,
-                    step=source.step,
-                    encoder=encoder.config.model_dump(mode="json"),
-                    store=store.place.url,
-                    generation=store.generation.generation,
-                    dim=dim,
-                    node_types=types,
-                ),
-            )
-        finally:
-            place.remove(STAGING)
+        types = tuple(
+            EmbeddedType(name=kind.name, num_nodes=kind.num_nodes, id_type=kind.id_type, parts=tuple(writer.parts))
+            for kind, writer in zip(store.node_types, writers, strict=True)
+        )
+        commit(
+            place,
+            EmbeddingManifest(
+                format_version=1,
+                run=source.run,
+                step=source.step,
+                encoder=encoder.config.model_dump(mode="json"),
+                store=store.place.url,
+                generation=store.generation.generation,
+                dim=dim,
+                node_types=types,
+            ),
+        )
     return EmbeddingReport(
         rows=sum(kind.num_nodes for kind in types),
         dim=dim,

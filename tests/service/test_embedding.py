@@ -12,6 +12,7 @@ import torch
 
 from service.chunks import Chunk, ChunkLimits, plan_chunks
 from service.embedding import EmbeddingConfig, EmbeddingReport, EmbeddingSource, embed
+from service.embedding_claim import MARKER
 from service.embedding_files import STAGING, PartWriter, read_manifest, read_parts
 from service.encoders.base import Encoder, EncoderConfig
 from service.encoders.registry import make_encoder
@@ -139,6 +140,7 @@ def test_a_run_killed_before_the_manifest_is_no_result_and_running_again_mends_i
     out = tmp_path / "out"
     (out / "manifest.json").unlink()
     (out / STAGING / "paper").mkdir(parents=True)
+    (out / STAGING / MARKER).touch()
     (out / "paper" / "part-00000.parquet").rename(out / STAGING / "paper" / "part-00000.parquet")
     (out / "paper" / "part-00007.parquet").write_bytes(b"from an earlier, longer result")
     (tmp_path / "work" / "layerwise" / "layer-0").mkdir(parents=True)
@@ -148,6 +150,52 @@ def test_a_run_killed_before_the_manifest_is_no_result_and_running_again_mends_i
     run(encoder, store, tmp_path)
     assert files(out) == expected
     assert files(tmp_path / "work") == {}
+
+
+def test_a_run_killed_before_the_manifest_and_interrupted_again_can_still_be_mended(
+    store: Store, encoder: Encoder, tmp_path: Path
+) -> None:
+    run(encoder, store, tmp_path)
+    expected = files(tmp_path / "out")
+    out = tmp_path / "out"
+    (out / "manifest.json").unlink()
+    (out / STAGING).mkdir()
+    (out / STAGING / MARKER).touch()
+    with pytest.raises(KeyboardInterrupt):
+        run(encoder, store, tmp_path, progress=Interrupting("layer 1"))
+    run(encoder, store, tmp_path)
+    assert files(out) == expected
+
+
+def test_a_store_in_the_place_of_the_result_is_refused_and_stays_as_it_was(
+    store: Store, encoder: Encoder, tmp_path: Path
+) -> None:
+    other = ingested(storable(heterogeneous()), tmp_path)
+    (tmp_path / "store").rename(tmp_path / "out")
+    before = files(tmp_path)
+    with pytest.raises(BadInput, match=r"out: its manifest\.json is not that of embeddings"):
+        run(encoder, store, tmp_path, progress=Interrupting("embed"))
+    assert files(tmp_path) == before
+    Store.open(str(tmp_path / "out"), generation=other.generation.generation)
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", f"{STAGING}/draft.txt", "paper/part-00000.parquet"])
+def test_a_folder_with_the_users_own_files_is_refused(
+    store: Store, encoder: Encoder, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(BadInput, match="it already holds"):
+        run(encoder, store, tmp_path, progress=Interrupting("embed"))
+    assert files(tmp_path) == {f"out/{name}": b"mine"}
+
+
+def test_an_empty_folder_and_earlier_embeddings_are_replaced(store: Store, encoder: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for step in (1, 2):
+        run(encoder, store, tmp_path, step=step)
+        assert read_manifest(Place(str(tmp_path / "out"))).step == step
 
 
 def test_a_work_folder_has_one_process_at_a_time(store: Store, encoder: Encoder, tmp_path: Path) -> None:
