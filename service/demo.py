@@ -7,13 +7,16 @@
     embeddings -> accuracies     service.results
 
 Every stage takes the path that a user's own data takes, with the run file `service/recipes/code_graph.yaml`.
+A marker in the folder says that a demo made it, and only there are earlier tables, store and run replaced.
 """
 
 import os
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group as Lines
@@ -21,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.codegraph.build import write_code_graph
-from service.coordinator import RunStatus
+from service.coordinator import RunStatus, run_place
 from service.evaluation_report import EvaluationReport
 from service.pretraining import pretrain
 from service.results import EmbeddingResult, embed_run, evaluate_run
@@ -33,6 +36,7 @@ from storage.place import Place
 from storage.progress import Progress
 
 RECIPE = "code_graph.yaml"
+MARKER = "hopstream-demo.json"
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,27 @@ class DemoReport:
     evaluation: EvaluationReport
 
 
-def run_demo(out: str, *, progress: Progress) -> DemoReport:
-    """Run every stage into the folder `out`; a demo's earlier tables, store and run there are replaced."""
+def run_demo(out: str, *, roots: Sequence[Path] | None = None, progress: Progress) -> DemoReport:
+    """Run every stage into the folder `out`.
+
+    Args:
+        out: a new or empty folder, or an earlier demo's, whose tables, store and run are replaced.
+        roots: import roots of the code, by default those of this interpreter.
+
+    Raises BadInput for a folder that holds something else.
+    """
     place = Place(out)
-    check_folder(place)
+    refuse_occupied(place)
+    text = files("service").joinpath("recipes", RECIPE).read_text(encoding="utf-8")
+    run = parse_run_text(
+        text,
+        place=RECIPE,
+        overrides=[f"run.storage={place.full('runs')}", f"data.store={place.full('store')}"],
+    )
+    place.write_bytes(MARKER, b'{"made_by": "hopstream demo"}\n')
+    for name in ("tables", "store"):
+        place.remove(name)
+    run_place(run).remove("")
     seconds: dict[str, float] = {}
     began = time.monotonic()
 
@@ -63,19 +84,11 @@ def run_demo(out: str, *, progress: Progress) -> DemoReport:
         seconds[stage] = round(now - began, 1)
         began = now
 
-    for name in ("tables", "store", "runs"):
-        place.remove(name)
-    graph = write_code_graph(place.full("tables"), num_processes=os.cpu_count() or 1, progress=progress)
+    graph = write_code_graph(place.full("tables"), roots=roots, num_processes=os.cpu_count() or 1, progress=progress)
     lap("code graph")
     settings = IngestSettings(nodes=graph.nodes, edges=graph.edges, undirected=True)
     ingest(settings, out=place.full("store"), progress=progress)
     lap("ingest")
-    text = files("service").joinpath("recipes", RECIPE).read_text(encoding="utf-8")
-    run = parse_run_text(
-        text,
-        place=RECIPE,
-        overrides=[f"run.storage={place.full('runs')}", f"data.store={place.full('store')}"],
-    )
     place.write_bytes("run.yaml", run.to_yaml().encode())
     training = pretrain(run, progress=progress)
     lap("pretrain")
@@ -96,15 +109,14 @@ def run_demo(out: str, *, progress: Progress) -> DemoReport:
     )
 
 
-def check_folder(place: Place) -> None:
-    """Refuse a folder that holds something else than a demo."""
-    own = {"tables", "store", "runs", "run.yaml"}
-    others = [name for name in place.names() if name not in own]
-    if others:
+def refuse_occupied(place: Place) -> None:
+    """Raise BadInput unless `place` is new, empty or made by a demo."""
+    names = place.names()
+    if names and MARKER not in names:
         raise BadInput(
             place.url,
-            f"{others[0]} ({len(others)} such)",
-            rule="the demo replaces its folder, so it must hold nothing else",
+            f"it already holds {', '.join(names[:3])}{', ...' * (len(names) > 3)}",
+            rule=f"the demo goes to a new or empty folder, or replaces a demo's, which holds {MARKER}",
             remedy="name another folder with --out",
         )
 

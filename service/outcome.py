@@ -62,4 +62,5 @@ def show(result: dict[str, Any], *, as_json: bool, table: Callable[[], Renderabl
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
     else:
-        Console().print(table())
+        # cropped lines would cut commands and paths where the output is no terminal, 80 columns wide
+        Console().print(table(), crop=False)
