@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol
 
 from service.checkpoint import list_checkpoints, load_checkpoint, remove_old_checkpoints
-from service.run_file import RunFile, harmful_differences, parse_run_text
-from storage.errors import BadInput, DamagedStore
+from service.run_file import RunFile
+from service.run_folder import refuse_changes, run_place, store_run, stored_run
+from storage.errors import DamagedStore
 from storage.place import Place
 
-RUN_FILE = "run.yaml"
 STATE = "state.json"
 METRICS = "metrics.jsonl"
 FLUSH_SECONDS = 5.0
@@ -197,21 +197,12 @@ class RunCoordinator:
 
     def _adopt(self) -> None:
         """Start the run's folder, or take over the one that is there."""
-        try:
-            stored = self._place.read_bytes(RUN_FILE)
-        except FileNotFoundError:
-            self._place.write_bytes(RUN_FILE, self._run.to_yaml().encode())
+        stored = stored_run(self._place)
+        if stored is None:
+            store_run(self._run)
             return
-        before = parse_run_text(stored.decode(), place=self._place.full(RUN_FILE))
-        differences = harmful_differences(before, self._run)
-        if differences:
-            raise BadInput(
-                self._place.url,
-                f"run file changed: {'; '.join(differences)}",
-                rule="a run resumes with the settings it began with",
-                remedy="undo the change, or give the run another name",
-            )
-        self._place.write_bytes(RUN_FILE, self._run.to_yaml().encode())
+        refuse_changes(stored, self._run)
+        store_run(self._run)
         status = read_status(self._place)
         if status is not None:
             self._status = status
@@ -231,11 +222,6 @@ class RunCoordinator:
         if self._metrics:
             self._place.write_bytes(METRICS, ("\n".join(self._metrics) + "\n").encode())
         self._place.write_bytes(STATE, json.dumps(asdict(self.status())).encode())
-
-
-def run_place(run: RunFile) -> Place:
-    """The folder of a run: `<storage>/<name>`."""
-    return Place(run.run.storage).child(run.run.name)
 
 
 def read_status(place: Place) -> RunStatus | None:

@@ -24,11 +24,12 @@ from rich.table import Table
 from rich.text import Text
 
 from service.codegraph.build import write_code_graph
-from service.coordinator import RunStatus, run_place
+from service.coordinator import RunStatus
 from service.evaluation_report import EvaluationReport
 from service.pretraining import pretrain
 from service.results import EmbeddingResult, embed_run, evaluate_run
 from service.run_file import parse_run_text
+from service.run_folder import run_place
 from service.tables import evaluation_table, training_figures, two_columns
 from storage.errors import BadInput
 from storage.ingest import IngestSettings, ingest

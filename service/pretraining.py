@@ -1,9 +1,10 @@
 """`hopstream pretrain`: one run from its newest checkpoint to its end, alone or on Ray."""
 
-from service.coordinator import RunCoordinator, RunState, RunStatus, run_place
+from service.coordinator import RunCoordinator, RunState, RunStatus
 from service.group import Group
 from service.lease import Lease
 from service.run_file import RunFile
+from service.run_folder import run_place
 from service.training import train
 from storage.progress import Progress
 

@@ -21,12 +21,12 @@ from service.coordinator import (
     RunStatus,
     StepReport,
     TrainingSummary,
-    run_place,
 )
 from service.errors import TrainingFailed
 from service.group import Group
 from service.process import THREAD_SETTINGS, keep_freed_memory
 from service.run_file import RunFile
+from service.run_folder import run_place
 from service.training import train
 from storage.errors import BadInput
 from storage.progress import NoProgress, Progress

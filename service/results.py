@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 
 from service.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
-from service.coordinator import run_place
 from service.embedding import EmbeddingSource, embed
 from service.evaluation import evaluate
 from service.evaluation_report import EvaluationReport
 from service.group import Group
 from service.model import build_model
 from service.run_file import RunFile
+from service.run_folder import refuse_changes, run_place, stored_run
 from service.schema import GraphSchema
 from service.training import pick_device
 from storage.errors import BadInput, DamagedStore
@@ -53,6 +53,18 @@ def newest_checkpoint(run: RunFile) -> Checkpoint:
     )
 
 
+def settings_of(run: RunFile) -> RunFile:
+    """The run file that the run was trained with; BadInput lists the keys in which `run` differs harmfully.
+
+    Models are built from it, so they are those of the checkpoints. Where no run is stored, `run` itself.
+    """
+    stored = stored_run(run_place(run))
+    if stored is None:
+        return run
+    refuse_changes(stored, run)
+    return stored
+
+
 def embed_run(run: RunFile, *, store_url: str | None, out: str | None, progress: Progress) -> EmbeddingResult:
     """Embed the run's store, or another of the same schema (which needs `out`), with the newest checkpoint."""
     if store_url is not None and out is None:
@@ -63,8 +75,9 @@ def embed_run(run: RunFile, *, store_url: str | None, out: str | None, progress:
             remedy="name it with --out",
         )
     checkpoint = newest_checkpoint(run)
-    trained_on = Store.open(run.data.store, generation=checkpoint.state.generation)
-    model = build_model(run, GraphSchema.from_store(trained_on), group=Group())
+    settings = settings_of(run)
+    trained_on = Store.open(settings.data.store, generation=checkpoint.state.generation)
+    model = build_model(settings, GraphSchema.from_store(trained_on), group=Group())
     model.load_state_dict(checkpoint.model)
     store = trained_on if store_url is None else Store.open(store_url)
     target = out or run_place(run).full(EMBEDDINGS)
@@ -99,16 +112,17 @@ def use_all_cores(run: RunFile) -> None:
 
 def evaluate_run(run: RunFile, *, embeddings: str | None, progress: Progress) -> EvaluationReport:
     """Probe a run's embeddings (or those in `embeddings`) on its store, beside the baselines."""
+    settings = settings_of(run)
     use_all_cores(run)
-    store = Store.open(run.data.store)
+    store = Store.open(settings.data.store)
     schema = GraphSchema.from_store(store)
     return evaluate(
         store,
         embeddings=embeddings or run_place(run).full(EMBEDDINGS),
         # the weights that training began with: the same run file and seed
-        random_encoder=lambda: build_model(run, schema, group=Group()).encoder,
+        random_encoder=lambda: build_model(settings, schema, group=Group()).encoder,
         config=run.evaluation,
-        seed=run.run.seed,
+        seed=settings.run.seed,
         work=run_place(run).child(WORK),
         cache_bytes=int(run.tiers.host_cache_bytes),
         embedding=run.embedding,

@@ -30,7 +30,7 @@ from service.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from service.coordinator import Coordinator, StepReport, TrainingSummary, run_place
+from service.coordinator import Coordinator, StepReport, TrainingSummary
 from service.errors import TrainingFailed
 from service.group import Group
 from service.learning_rate import learning_rate
@@ -38,6 +38,7 @@ from service.model import Model, build_model
 from service.noise import Noise
 from service.objectives import LossSum
 from service.run_file import RunFile
+from service.run_folder import run_place
 from service.schema import GraphSchema
 from service.seed_nodes import seed_nodes
 from storage.errors import BadInput
