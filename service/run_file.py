@@ -25,6 +25,8 @@ from storage.place import Place
 
 HARMLESS: dict[str, JsonValue] = {"harmless": True}
 """json_schema_extra of a field or section that may differ between a run and its resumption"""
+REFERENCE = "service/RUN_FILE.md"
+COMMAND_LINE = "command line"
 
 
 class Section(BaseModel):
@@ -153,13 +155,15 @@ def parse_run_text(text: str, *, place: str, overrides: Sequence[str] = ()) -> R
             rule="a run file is a mapping of sections",
             remedy=f"start with the sections {', '.join(RunFile.model_fields)}",
         )
+    refuse_unknown_keys(document, place=place)
     for override in overrides:
         apply_override(document, override)
-    return parse_run(document, place=place)
+    refuse_unknown_keys(document, place=COMMAND_LINE)  # the file's own keys are known
+    return parse_run(document, place=place, overridden=[override.partition("=")[0] for override in overrides])
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:
-    """Set one `section.field=value` in `document`; the value is read as YAML."""
+    """Set one `section.field=value` in `document`; the value is read as YAML. An empty section holds no field."""
     key, separator, text = override.partition("=")
     if not separator or not re.fullmatch(r"\w+(\.\w+)+", key):
         raise BadInput(
@@ -171,7 +175,7 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     *sections, field = key.split(".")
     place = document
     for section in sections:
-        below = place.setdefault(section, {})
+        below = {} if place.get(section) is None else place[section]
         if not isinstance(below, dict):
             raise BadInput(
                 override,
@@ -179,6 +183,7 @@ def apply_override(document: dict[str, Any], override: str) -> None:
                 rule="overrides name a field",
                 remedy="shorten the key",
             )
+        place[section] = below
         place = below
     try:
         place[field] = yaml.safe_load(text)
@@ -186,34 +191,59 @@ def apply_override(document: dict[str, Any], override: str) -> None:
         place[field] = text
 
 
-def parse_run(document: dict[str, Any], *, place: str) -> RunFile:
-    """Check a document against the run file's rules; the first broken one is named."""
+def refuse_unknown_keys(document: dict[Any, Any], *, place: str) -> None:
+    """BadInput for the first unknown key in the document's own order, with the number of the others."""
+    unknown = list(unknown_keys(document, RunFile))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], list(known_keys(RunFile)), n=3, cutoff=0.5)
+        more = f" (and {len(unknown) - 1} more unknown)" if len(unknown) > 1 else ""
+        raise BadInput(
+            place,
+            f"unknown key {unknown[0]}{more}",
+            rule="every key of a run file is known",
+            remedy=f"did you mean {' or '.join(near)}?"
+            if near
+            else f"the sections are {', '.join(RunFile.model_fields)}; {REFERENCE} has their keys",
+        )
+
+
+def parse_run(document: dict[str, Any], *, place: str, overridden: Sequence[str]) -> RunFile:
+    """Check a document of known keys against the rules; the first broken one is named, with what the key takes.
+
+    Args:
+        place: where the document came from.
+        overridden: keys whose values came from the command line.
+    """
+    filled = {section: {} if fields is None else fields for section, fields in document.items()}
     try:
-        return with_absolute_paths(RunFile.model_validate(document))
+        return with_absolute_paths(RunFile.model_validate(filled))
     except ValidationError as error:
         problems = error.errors()
         first = problems[0]
-        keys = [str(part) for part in first["loc"]]
-        if keys and keys[0] == "objective" and len(keys) > 1 and keys[1] == document["objective"].get("name"):
-            del keys[1]  # the objective's name is how pydantic tells the kinds apart, not a key
-        key = ".".join(keys) or "the file"
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        if first["type"] == "extra_forbidden":
-            known = list(known_keys(RunFile))
-            near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-            hint = (
-                f"did you mean {' or '.join(near)}?" if near else f"known sections: {', '.join(RunFile.model_fields)}"
-            )
-            raise BadInput(
-                place, f"unknown key {key}{more}", rule="every key of a run file is known", remedy=hint
-            ) from None
+        parts = [str(part) for part in first["loc"]]
+        key = ".".join(parts) or "the file"
         value = "" if first["type"] == "missing" else f"={json.dumps(first['input'], default=str)}"
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise BadInput(
-            place,
+            COMMAND_LINE if any(".".join(parts[:end]) in overridden for end in range(1, len(parts) + 1)) else place,
             f"{key}{value}{more}",
             rule=first["msg"].rstrip("."),
-            remedy="see `hopstream pretrain --help`",
+            remedy=remedy_for(parts),
         ) from None
+
+
+def remedy_for(parts: Sequence[str]) -> str:
+    """What the key at `parts` takes, as far as the models tell: its section's fields, or its own description."""
+    model: type[BaseModel] = RunFile
+    for depth, part in enumerate(parts):
+        field = model.model_fields[part]
+        below = next(section_models(field), None)
+        if below is None:
+            default = "" if field.is_required() else f" (default {json.dumps(field.default, default=str)})"
+            key = ".".join(parts[: depth + 1])
+            return f"{key}{default}: {(field.description or '').rstrip('.')}; {REFERENCE} has every key"
+        model = below
+    return f"section {'.'.join(parts)} holds {', '.join(model.model_fields)}; {REFERENCE} has every key"
 
 
 def with_absolute_paths(run: RunFile) -> RunFile:
@@ -235,12 +265,21 @@ def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from known_keys(below, f"{prefix}{name}.")
 
 
+def unknown_keys(document: dict[Any, Any], model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted keys of a document that a model does not have, in the document's order."""
+    for name, value in document.items():
+        field = model.model_fields.get(name)
+        if field is None:
+            yield f"{prefix}{name}"
+        elif isinstance(value, dict):
+            for below in section_models(field):
+                yield from unknown_keys(value, below, f"{prefix}{name}.")
+
+
 def section_models(field: FieldInfo) -> Iterator[type[BaseModel]]:
-    """The models a field may hold: one for a section, several for a choice of kinds."""
-    kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
-    for kind in kinds:
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield kind
+    """The model of a section; none for a field that holds a value."""
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        yield field.annotation
 
 
 def harmful_differences(old: RunFile, new: RunFile) -> list[str]:

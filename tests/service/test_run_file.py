@@ -31,6 +31,12 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults() -> None:
     assert parse(text, "sampling.fanouts=[3, -1]").sampling.fanouts == (3, -1)
 
 
+@pytest.mark.parametrize("empty", ["training:\n", "training: {}\n", "training: ~\ntiers:\n"])
+def test_an_empty_section_has_the_defaults_and_takes_overrides(empty: str) -> None:
+    assert parse(MINIMAL + empty) == parse(MINIMAL)
+    assert parse(MINIMAL + empty, "training.epochs=1") == parse(MINIMAL, "training.epochs=1")
+
+
 def test_the_resolved_file_reads_back_as_itself() -> None:
     run = parse(MINIMAL, "encoder.name=gat", "training.clip_norm=1.5")
     assert parse(run.to_yaml()) == run
@@ -52,6 +58,38 @@ def test_the_resolved_file_reads_back_as_itself() -> None:
         (MINIMAL, ["epochs=3"], ["not an override", "section.field=value"]),
         (MINIMAL, ["training.epochs"], ["not an override", "training.epochs=20"]),
         ("run: {name: a}\nobjective: {name: graphmae}\n", [], ["data", "Field required"]),
+        (
+            MINIMAL,
+            ["training.epochs=0"],
+            ["training.epochs (default 10): Passes over the seeds", "service/RUN_FILE.md"],
+        ),
+        (
+            MINIMAL,
+            ["sampling.fanouts=[3, x]"],
+            ['sampling.fanouts.1="x"', "sampling.fanouts (default [10, 10, 10]): N"],
+        ),
+        (MINIMAL + "training: 5", [], ["run.yaml: training=5", "section training holds epochs, max_steps"]),
+        (MINIMAL, ["data.store=[1]"], ["data.store: Folder or fsspec URL", "service/RUN_FILE.md"]),
+        (
+            MINIMAL + "zzz: {like: it}",
+            [],
+            ["unknown key zzz:", "sections are run, data", "service/RUN_FILE.md"],
+        ),
+        # the first unknown key of the file, and how many more unknown ones there are
+        (
+            "zzz: 1\nrun: {nam: a}\ntraining: {epoch: 1, epochs: 0}\n",
+            [],
+            ["run.yaml: unknown key zzz (and 2 more unknown)"],
+        ),
+        (MINIMAL + "training: {epochs: 0}\nx: 1", [], ["run.yaml: unknown key x:"]),
+        (MINIMAL + "training: {epochs: 0}\nsampling: {seeds_per_step: 0}", [], ["run.yaml:", "=0 (and 1 more):"]),
+        (MINIMAL + "1: 2", [], ["run.yaml: unknown key 1:"]),
+        # what came from the command line is not blamed on the file
+        (MINIMAL, ["training.epoch=3"], ["command line: unknown key training.epoch:"]),
+        (MINIMAL, ["nowhere.epochs=3"], ["command line: unknown key nowhere:"]),
+        (MINIMAL, ["training.epochs=0"], ["command line: training.epochs=0:"]),
+        (MINIMAL, ["sampling.fanouts=[x]"], ["command line: sampling.fanouts.0"]),
+        (MINIMAL + "training: {epochs: 0}", ["training.max_steps=3"], ["run.yaml: training.epochs=0:"]),
         ("- a\n- b\n", [], ["a list", "mapping of sections", "training"]),
         ("run: {name: [\n", [], ["a run file is YAML"]),
         ("", [], ["a NoneType", "mapping"]),
