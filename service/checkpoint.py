@@ -26,7 +26,7 @@ from storage.place import Place
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class TrainingState:
     step: int
     generation: int
     """store generation that the run trains on"""
+    generation_xxh64: str
+    """of that generation's file, by which a replaced store is noticed"""
     seed: int
     loss: float
     format: int = FORMAT
@@ -69,12 +71,22 @@ def save_checkpoint(place: Place, *, state: TrainingState, model: nn.Module, opt
 
 
 def load_checkpoint(place: Place, name: str) -> Checkpoint:
-    """Read and verify one checkpoint; raises DamagedStore when any byte of it is missing or wrong."""
+    """Read and verify one checkpoint.
+
+    Raises DamagedStore when any byte of it is missing or wrong, BadInput when it has another format.
+    """
     folder = place.child(FOLDER).child(name)
     remedy = "remove the folder; the checkpoint before it is used"
     try:
         manifest = json.loads(folder.read_bytes(MANIFEST))
         sums = manifest["files"]
+        if manifest["format"] != FORMAT:
+            raise BadInput(
+                folder.full(MANIFEST),
+                f"format {manifest['format']}",
+                rule=f"this program reads checkpoints of format {FORMAT}",
+                remedy="use the program that wrote it, or give the run another name",
+            )
         contents: dict[str, bytes] = {}
         for file in FILES:
             contents[file] = folder.read_bytes(file)
@@ -92,7 +104,7 @@ def load_checkpoint(place: Place, name: str) -> Checkpoint:
             str(error.filename or folder.url), "missing file", rule="checkpoints are whole", remedy=remedy
         ) from None
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        if isinstance(error, DamagedStore):
+        if isinstance(error, BadInput):
             raise
         raise DamagedStore(folder.url, f"unreadable ({error})", rule="checkpoints are whole", remedy=remedy) from None
 

@@ -183,6 +183,7 @@ def embed(
                 encoder=encoder.config.model_dump(mode="json"),
                 store=store.place.url,
                 generation=store.generation.generation,
+                generation_xxh64=store.generation_xxh64,
                 dim=dim,
                 node_types=types,
             ),

@@ -62,6 +62,7 @@ class EmbeddingManifest(BaseModel):
     encoder: dict[str, Any] = Field(description="the encoder's section of the run file")
     store: str = Field(description="URL of the embedded store")
     generation: int = Field(ge=0, description="generation of that store")
+    generation_xxh64: str = Field(description="of that generation's file, by which a replaced store is noticed")
     dim: int = Field(ge=1, description="columns of an embedding")
     node_types: tuple[EmbeddedType, ...] = Field(description="in the store's order")
 

@@ -7,15 +7,17 @@ import torch
 
 from service.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from service.embedding import EmbeddingSource, embed
+from service.embedding_files import read_manifest
 from service.evaluation import evaluate
 from service.evaluation_report import EvaluationReport
 from service.group import Group
 from service.model import build_model
 from service.run_file import RunFile
-from service.run_folder import refuse_changes, run_place, stored_run
+from service.run_folder import open_same_store, refuse_changes, run_place, stored_run
 from service.schema import GraphSchema
-from service.training import pick_device
+from service.training import pick_device, store_of
 from storage.errors import BadInput, DamagedStore
+from storage.place import Place
 from storage.progress import Progress
 from storage.store import Store
 
@@ -76,10 +78,10 @@ def embed_run(run: RunFile, *, store_url: str | None, out: str | None, progress:
         )
     checkpoint = newest_checkpoint(run)
     settings = settings_of(run)
-    trained_on = Store.open(settings.data.store, generation=checkpoint.state.generation)
+    trained_on = store_of(settings, checkpoint.state)
     model = build_model(settings, GraphSchema.from_store(trained_on), group=Group())
     model.load_state_dict(checkpoint.model)
-    store = trained_on if store_url is None else Store.open(store_url)
+    store = trained_on if store_url is None else Store.open(Place(store_url).local("") or store_url)
     target = out or run_place(run).full(EMBEDDINGS)
     use_all_cores(run)
     report = embed(
@@ -111,14 +113,18 @@ def use_all_cores(run: RunFile) -> None:
 
 
 def evaluate_run(run: RunFile, *, embeddings: str | None, progress: Progress) -> EvaluationReport:
-    """Probe a run's embeddings (or those in `embeddings`) on its store, beside the baselines."""
+    """Probe a run's embeddings (or those in `embeddings`) on the store they are of, beside the baselines."""
     settings = settings_of(run)
     use_all_cores(run)
-    store = Store.open(settings.data.store)
+    folder = embeddings or run_place(run).full(EMBEDDINGS)
+    manifest = read_manifest(Place(folder))
+    store = open_same_store(
+        manifest.store, generation=manifest.generation, generation_xxh64=manifest.generation_xxh64, what="an embedding"
+    )
     schema = GraphSchema.from_store(store)
     return evaluate(
         store,
-        embeddings=embeddings or run_place(run).full(EMBEDDINGS),
+        embeddings=folder,
         # the weights that training began with: the same run file and seed
         random_encoder=lambda: build_model(settings, schema, group=Group()).encoder,
         config=run.evaluation,

@@ -1,8 +1,9 @@
-"""A run's folder, and the run file stored in it: the settings that the run began with bind every later command."""
+"""A run's folder, and what binds every later command: the settings and the store that the run began with."""
 
 from service.run_file import RunFile, harmful_differences, parse_run_text
 from storage.errors import BadInput
 from storage.place import Place
+from storage.store import Store
 
 RUN_FILE = "run.yaml"
 
@@ -36,3 +37,16 @@ def refuse_changes(stored: RunFile, run: RunFile) -> None:
             rule="a run keeps the settings it began with",
             remedy="undo the change, or give the run another name",
         )
+
+
+def open_same_store(url: str, *, generation: int, generation_xxh64: str, what: str) -> Store:
+    """Open the generation of the store at `url` that `what` belongs to; BadInput when another store is there now."""
+    store = Store.open(url, generation=generation)
+    if store.generation_xxh64 != generation_xxh64:
+        raise BadInput(
+            url,
+            f"the store was replaced: generation {generation} is {store.generation_xxh64}, not {generation_xxh64}",
+            rule=f"{what} belongs to the store that it was made from",
+            remedy="put that store back, or begin a run of another name on this one",
+        )
+    return store

@@ -38,7 +38,7 @@ from service.model import Model, build_model
 from service.noise import Noise
 from service.objectives import LossSum
 from service.run_file import RunFile
-from service.run_folder import run_place
+from service.run_folder import open_same_store, run_place
 from service.schema import GraphSchema
 from service.seed_nodes import seed_nodes
 from storage.errors import BadInput
@@ -59,7 +59,7 @@ def train(run: RunFile, *, coordinator: Coordinator, group: Group, progress: Pro
     group.barrier()
     name = coordinator.resume_point()
     checkpoint = None if name is None else load_checkpoint(run_place(run), name)
-    store = Store.open(run.data.store, generation=None if checkpoint is None else checkpoint.state.generation)
+    store = Store.open(run.data.store) if checkpoint is None else store_of(run, checkpoint.state)
     model = build_model(run, GraphSchema.from_store(store), group=group).to(device)
     check_hops(run, model)
     optimizer = build_optimizer(run, model)
@@ -126,7 +126,13 @@ def train(run: RunFile, *, coordinator: Coordinator, group: Group, progress: Pro
             num_seeds += batch.num_seeds_global
             decision = coordinator.decide(done)
             if decision.save and group.rank == 0:
-                state = TrainingState(step=done, generation=store.generation.generation, seed=run.run.seed, loss=loss)
+                state = TrainingState(
+                    step=done,
+                    generation=store.generation.generation,
+                    generation_xxh64=store.generation_xxh64,
+                    seed=run.run.seed,
+                    loss=loss,
+                )
                 coordinator.saved(save_checkpoint(run_place(run), state=state, model=model, optimizer=optimizer))
             progress.advance(1)
             if decision.stop:
@@ -201,6 +207,16 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Chec
     """Put a checkpoint's tensors into model and optimiser."""
     model.load_state_dict(checkpoint.model)
     restore_optimizer(model, optimizer, checkpoint.optimizer)
+
+
+def store_of(run: RunFile, state: TrainingState) -> Store:
+    """The run's store at the generation that a checkpoint was trained on; BadInput when it was replaced."""
+    return open_same_store(
+        run.data.store,
+        generation=state.generation,
+        generation_xxh64=state.generation_xxh64,
+        what="a checkpoint",
+    )
 
 
 def pick_device(run: RunFile, *, rank: int) -> torch.device:

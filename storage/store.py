@@ -26,9 +26,10 @@ Column = Literal["id", "label", "split", "timestamp", "position"]
 class Store:
     """One generation of a store, open for reading; use `Store.open`."""
 
-    def __init__(self, place: Place, generation: Generation) -> None:
+    def __init__(self, place: Place, generation: Generation, *, generation_xxh64: str) -> None:
         self.place = place
         self.generation = generation
+        self.generation_xxh64 = generation_xxh64  # tells this generation from that of another store in its place
         self.node_types: tuple[NodeType, ...] = generation.node_types
         self.relations: tuple[RelationInfo, ...] = generation.relations
         counts = [node_type.num_nodes for node_type in self.node_types]
@@ -43,7 +44,7 @@ class Store:
         """
         place = Place(url)
         manifest = _read_manifest(place, generation)
-        opened = cls(place, _read_generation(place, manifest))
+        opened = cls(place, _read_generation(place, manifest), generation_xxh64=manifest.generation_xxh64)
         opened._check_files()
         return opened
 

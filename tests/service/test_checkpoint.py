@@ -10,6 +10,7 @@ from torch import nn
 from service.checkpoint import (
     FILES,
     FOLDER,
+    FORMAT,
     TrainingState,
     checkpoint_name,
     list_checkpoints,
@@ -34,7 +35,7 @@ def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 def state(step: int) -> TrainingState:
-    return TrainingState(step=step, generation=1, seed=0, loss=0.5)
+    return TrainingState(step=step, generation=1, generation_xxh64="0" * 16, seed=0, loss=0.5)
 
 
 def save(place: Place, step: int) -> str:
@@ -81,6 +82,15 @@ def test_a_broken_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FOLDER / name / "manifest.json").write_bytes(content)
     with pytest.raises(DamagedStore):
         load_checkpoint(Place(str(tmp_path)), name)
+
+
+def test_a_checkpoint_of_another_format_is_refused_and_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
+    name = save(Place(str(tmp_path)), 1)
+    path = tmp_path / FOLDER / name / "manifest.json"
+    path.write_text(path.read_text().replace(f'"format": {FORMAT}', '"format": 1'))
+    with pytest.raises(BadInput, match=r"format 1: this program reads checkpoints of format") as caught:
+        load_checkpoint(Place(str(tmp_path)), name)
+    assert not isinstance(caught.value, DamagedStore)
 
 
 def test_a_checkpoint_that_would_run_code_is_only_bytes(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def step(number: int) -> StepReport:
 
 def save(folder: Path, number: int) -> str:
     model, optimizer = trained()
-    state = TrainingState(step=number, generation=1, seed=0, loss=0.1)
+    state = TrainingState(step=number, generation=1, generation_xxh64="0" * 16, seed=0, loss=0.1)
     return save_checkpoint(Place(str(folder / "r")), state=state, model=model, optimizer=optimizer)
 
 

@@ -89,6 +89,8 @@ def test_the_manifest_names_model_store_and_files(store: Store, encoder: Encoder
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert (manifest["run"], manifest["step"], manifest["dim"]) == ("first", 7, 8)
     assert (manifest["store"], manifest["generation"]) == (store.place.url, 0)
+    generation = json.loads(Path(store.place.url, "manifest.json").read_text())
+    assert manifest["generation_xxh64"] == generation["generation_xxh64"]
     assert manifest["encoder"]["name"] == "sage"
     for kind in manifest["node_types"]:
         for part in kind["parts"]:

@@ -78,6 +78,7 @@ def write_embeddings(
             encoder={},
             store=store.place.url,
             generation=0,
+            generation_xxh64=store.generation_xxh64,
             dim=rows.shape[1],
             node_types=(
                 EmbeddedType(name="node", num_nodes=num_nodes or len(rows), id_type="int64", parts=tuple(writer.parts)),

@@ -1,5 +1,6 @@
 """Embedding and evaluating a run: with the settings and the store that it was trained with, or not at all."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from service.pretraining import pretrain
 from service.results import EmbeddingResult, embed_run, evaluate_run
 from service.run_file import RunFile, load_run_file
 from storage.errors import BadInput
+from storage.ingest import IngestSettings, ingest
 from storage.progress import NoProgress
-from tests.data import small_run, small_store
+from tests.data import small_run, small_store, write_tables
 
 
 @pytest.fixture
@@ -61,3 +63,50 @@ def test_settings_that_cannot_alter_the_encoder_may_change(run: RunFile, tmp_pat
     assert embedded(other).rows == 300
     report = evaluated(other)
     assert report.node_types[0].num_splits == 2
+
+
+def ingest_others(folder: Path, store: Path, *, num_nodes: int) -> None:
+    """A store of the same schema and generation number as that of `small_store`, of other tables."""
+    write_tables(folder, num_nodes=num_nodes, num_edges=2000)
+    settings = IngestSettings(
+        nodes={"node": str(folder / "nodes.parquet")},
+        edges={"node:to:node": str(folder / "edges.parquet")},
+        undirected=True,
+    )
+    ingest(settings, out=str(store))
+
+
+def test_a_store_that_was_replaced_is_refused_by_every_command(run: RunFile, tmp_path: Path) -> None:
+    embedded(run)
+    shutil.rmtree(tmp_path / "store")
+    ingest_others(tmp_path / "other", tmp_path / "store", num_nodes=300)
+    with pytest.raises(BadInput, match=r"store was replaced.*a checkpoint belongs to the store"):
+        embedded(run, out=tmp_path / "out")
+    with pytest.raises(BadInput, match=r"store was replaced.*an embedding belongs to the store"):
+        evaluated(run)
+    (newest,) = (tmp_path / "runs" / "small" / "checkpoints").iterdir()
+    (tmp_path / "runs" / "small" / "state.json").unlink()  # the run is no longer known to have finished
+    before = (newest / "manifest.json").read_bytes()
+    with pytest.raises(BadInput, match="store was replaced"):
+        pretrain(run, progress=NoProgress())
+    assert (newest / "manifest.json").read_bytes() == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_tables_ingested_again_are_the_same_store(run: RunFile, tmp_path: Path) -> None:
+    embedded(run)
+    shutil.rmtree(tmp_path / "store")
+    small_store(tmp_path)
+    embedded(run)
+    evaluated(run)
+
+
+def test_embeddings_of_another_store_are_probed_on_that_store(
+    run: RunFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest_others(tmp_path / "other", tmp_path / "other" / "store", num_nodes=120)
+    monkeypatch.chdir(tmp_path)
+    embed_run(run, store_url="other/store", out="other/e", progress=NoProgress())
+    monkeypatch.chdir("/")
+    report = evaluate_run(run, embeddings=str(tmp_path / "other" / "e"), progress=NoProgress())
+    assert report.node_types[0].num_nodes == 120
