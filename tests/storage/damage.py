@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 @contextmanager
-def flipped_byte(path: Path, at: int) -> Iterator[None]:
-    """One bit of byte `at` is wrong while the block runs."""
+def flipped_byte(path: Path, at: int, *, mask: int = 0x10) -> Iterator[None]:
+    """The bits of byte `at` that `mask` has are wrong while the block runs: one, unless more are named."""
     with path.open("r+b") as file:
         file.seek(at)
         kept = file.read(1)
         file.seek(at)
-        file.write(bytes([kept[0] ^ 0x10]))
+        file.write(bytes([kept[0] ^ mask]))
     try:
         yield
     finally:
