@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol
 
 from service.checkpoint import list_checkpoints, load_checkpoint, remove_old_checkpoints
-from service.run_file import RunFile
+from service.run_file import RunFile, harmful_differences
 from service.run_folder import refuse_changes, run_place, store_run, stored_run
 from storage.errors import DamagedStore
 from storage.place import Place
@@ -120,7 +120,7 @@ class RunCoordinator:
     """The coordinator's one implementation.
 
     Args:
-        run: the resolved run file; when the run exists already, a harmful difference is refused (BadInput).
+        run: the resolved run file; when the run has a checkpoint, a harmful difference is refused (BadInput).
     """
 
     def __init__(self, run: RunFile) -> None:
@@ -196,13 +196,16 @@ class RunCoordinator:
         return self._status
 
     def _adopt(self) -> None:
-        """Start the run's folder, or take over the one that is there."""
+        """Start the run's folder, or take over the one that is there.
+
+        A run file without a checkpoint binds nobody: nothing has been trained with it.
+        """
         stored = stored_run(self._place)
-        if stored is None:
-            store_run(self._run)
-            return
-        refuse_changes(stored, self._run)
+        if stored is not None and list_checkpoints(self._place):
+            refuse_changes(stored, self._run)
         store_run(self._run)
+        if stored is None or harmful_differences(stored, self._run):
+            return
         status = read_status(self._place)
         if status is not None:
             self._status = status

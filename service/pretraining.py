@@ -1,8 +1,10 @@
 """`hopstream pretrain`: one run from its newest checkpoint to its end, alone or on Ray."""
 
+from service.checkpoint import list_checkpoints
 from service.coordinator import RunCoordinator, RunState, RunStatus
 from service.group import Group
 from service.lease import Lease
+from service.preparation import pick_device, prepare
 from service.run_file import RunFile
 from service.run_folder import run_place
 from service.training import train
@@ -12,9 +14,13 @@ from storage.progress import Progress
 def pretrain(run: RunFile, *, progress: Progress) -> RunStatus:
     """Train `run`; the same call again resumes it, and returns at once when it has finished.
 
-    Raises BadInput when another process works on the run, its run file changed, or settings cannot work.
+    Raises BadInput when another process works on the run, its run file changed, or settings cannot work; a run
+    that has not begun leaves no trace then.
     """
-    with Lease(run_place(run)):
+    place = run_place(run)
+    with Lease(place):
+        if not list_checkpoints(place):
+            check(run, progress=progress)
         if run.workers.count > 1:
             from service.ray_workers import train_on_ray  # one worker never pays for importing Ray
 
@@ -30,3 +36,12 @@ def pretrain(run: RunFile, *, progress: Progress) -> RunStatus:
         finally:
             coordinator.end(state)
         return coordinator.status()
+
+
+def check(run: RunFile, *, progress: Progress) -> None:
+    """Raise BadInput for what would stop a new run, before its run file is stored and a cluster is started."""
+    progress.stage("check run file", total=1, unit="runs")
+    if run.workers.count == 1:
+        pick_device(run, rank=0)
+    prepare(run, group=Group(), state=None)
+    progress.advance(1)

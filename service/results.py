@@ -12,10 +12,10 @@ from service.evaluation import evaluate
 from service.evaluation_report import EvaluationReport
 from service.group import Group
 from service.model import build_model
+from service.preparation import pick_device, store_of
 from service.run_file import RunFile
 from service.run_folder import open_same_store, refuse_changes, run_place, stored_run
 from service.schema import GraphSchema
-from service.training import pick_device, store_of
 from storage.errors import BadInput, DamagedStore
 from storage.place import Place
 from storage.progress import Progress

@@ -22,7 +22,6 @@ from sampling.batch import MiniBatch
 from sampling.host_tier import HostTier, share_cache_bytes
 from sampling.keys import step_key, subkey
 from sampling.loader import Loader
-from sampling.seeds import SeedOrder
 from service.checkpoint import (
     Checkpoint,
     TrainingState,
@@ -34,17 +33,14 @@ from service.coordinator import Coordinator, StepReport, TrainingSummary
 from service.errors import TrainingFailed
 from service.group import Group
 from service.learning_rate import learning_rate
-from service.model import Model, build_model
+from service.model import Model
 from service.noise import Noise
 from service.objectives import LossSum
+from service.preparation import pick_device, prepare
 from service.run_file import RunFile
-from service.run_folder import open_same_store, run_place
-from service.schema import GraphSchema
-from service.seed_nodes import seed_nodes
-from storage.errors import BadInput
+from service.run_folder import run_place
 from storage.features import Features
 from storage.progress import Progress
-from storage.store import Store
 
 NOISE_TAG = 0x401_5E
 """keeps the keys of dropout and masks apart from those of sampling, which are keyed by the same step"""
@@ -59,23 +55,15 @@ def train(run: RunFile, *, coordinator: Coordinator, group: Group, progress: Pro
     group.barrier()
     name = coordinator.resume_point()
     checkpoint = None if name is None else load_checkpoint(run_place(run), name)
-    store = Store.open(run.data.store) if checkpoint is None else store_of(run, checkpoint.state)
-    model = build_model(run, GraphSchema.from_store(store), group=group).to(device)
-    check_hops(run, model)
+    prepared = prepare(run, group=group, state=None if checkpoint is None else checkpoint.state)
+    store, order, total_steps = prepared.store, prepared.order, prepared.total_steps
+    model = prepared.model.to(device)
     optimizer = build_optimizer(run, model)
     first_step = 0
     if checkpoint is not None:
         restore(model, optimizer, checkpoint)
         first_step = checkpoint.state.step
 
-    order = SeedOrder(
-        seed_nodes(store, run.data),
-        num_nodes=int(store.type_offsets[-1]),
-        seeds_per_step=run.sampling.seeds_per_step,
-        seed=run.run.seed,
-    )
-    total_steps = run.training.epochs * order.steps_per_epoch
-    total_steps = min(total_steps, run.training.max_steps or total_steps)
     coordinator.plan(total_steps=total_steps)
     progress.stage("pretrain", total=total_steps, unit="steps")
     progress.advance(first_step)
@@ -207,43 +195,6 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Chec
     """Put a checkpoint's tensors into model and optimiser."""
     model.load_state_dict(checkpoint.model)
     restore_optimizer(model, optimizer, checkpoint.optimizer)
-
-
-def store_of(run: RunFile, state: TrainingState) -> Store:
-    """The run's store at the generation that a checkpoint was trained on; BadInput when it was replaced."""
-    return open_same_store(
-        run.data.store,
-        generation=state.generation,
-        generation_xxh64=state.generation_xxh64,
-        what="a checkpoint",
-    )
-
-
-def pick_device(run: RunFile, *, rank: int) -> torch.device:
-    """The device of a rank: the run file's, or a GPU where there is one."""
-    if run.training.device == "cuda" and not torch.cuda.is_available():
-        raise BadInput(
-            "training.device=cuda",
-            "no GPU that torch can use",
-            rule="the device exists on every worker",
-            remedy="set training.device=auto, or install a torch build for the GPU",
-        )
-    if run.training.device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", rank % torch.cuda.device_count())
-
-
-def check_hops(run: RunFile, model: Model) -> None:
-    """A batch needs one hop per encoder layer and one per hop that the objective reaches beyond them."""
-    needed = model.encoder.num_layers + model.objective.reach
-    if len(run.sampling.fanouts) != needed:
-        raise BadInput(
-            f"sampling.fanouts={list(run.sampling.fanouts)}",
-            f"{len(run.sampling.fanouts)} hops",
-            rule=f"{model.encoder.num_layers} encoder layers and reach {model.objective.reach} of objective "
-            f"{run.objective.name} need {needed}",
-            remedy=f"list {needed} fan-outs, from the seeds outward",
-        )
 
 
 def host_tiers(tables: Sequence[Features | None], *, cache_bytes: int) -> list[HostTier | None]:

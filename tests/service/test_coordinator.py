@@ -82,11 +82,28 @@ def test_a_run_resumes_from_its_newest_whole_checkpoint_and_keeps_metrics_up_to_
 
 def test_a_changed_run_file_is_refused_with_the_keys_and_nothing_is_overwritten(tmp_path: Path) -> None:
     RunCoordinator(run_of(tmp_path))
+    save(tmp_path, 5)
     stored = (tmp_path / "r" / "run.yaml").read_bytes()
     with pytest.raises(BadInput, match=r"training\.epochs: 10 -> 3"):
         RunCoordinator(run_of(tmp_path, "training.epochs=3"))
     assert (tmp_path / "r" / "run.yaml").read_bytes() == stored
     RunCoordinator(run_of(tmp_path, "workers.count=4"))
+
+
+def test_a_run_file_without_a_checkpoint_is_replaced_and_its_attempts_are_forgotten(tmp_path: Path) -> None:
+    first = RunCoordinator(run_of(tmp_path, "training.learning_rate=1e9"))
+    first.begin(world_size=1)
+    first.plan(total_steps=20)
+    first.report(step(1))
+    first.end("failed")
+    second = RunCoordinator(run_of(tmp_path))
+    second.begin(world_size=1)
+    assert "learning_rate: 0.001" in (tmp_path / "r" / "run.yaml").read_text()
+    assert (second.status().attempts, second.status().step) == (1, 0)
+    second.plan(total_steps=20)
+    second.report(step(1))
+    second.end("failed")
+    assert metric_steps(tmp_path) == [1]
 
 
 def test_a_broken_state_file_is_named(tmp_path: Path) -> None:

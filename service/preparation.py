@@ -1,0 +1,94 @@
+"""What a run trains with, made from its run file; whatever can be wrong with it shows here, before a run is begun.
+
+run file, store -> model, order of seeds, number of steps
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from sampling.seeds import SeedOrder
+from service.checkpoint import TrainingState
+from service.group import Group
+from service.model import Model, build_model
+from service.run_file import RunFile
+from service.run_folder import open_same_store
+from service.schema import GraphSchema
+from service.seed_nodes import seed_nodes
+from storage.errors import BadInput
+from storage.store import Store
+
+
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """Everything but the data itself."""
+
+    store: Store
+    model: Model
+    """with its initial weights, on the CPU"""
+    order: SeedOrder
+    total_steps: int
+
+
+def prepare(run: RunFile, *, group: Group, state: TrainingState | None) -> Preparation:
+    """Open the store and build the model and the order of seeds; nothing is written.
+
+    Args:
+        group: the ranks that train together.
+        state: of the checkpoint to go on from, which says what generation of the store; None for a new run.
+
+    Raises BadInput for a store that cannot be opened or was replaced, and for settings that cannot work on it.
+    """
+    store = Store.open(run.data.store) if state is None else store_of(run, state)
+    model = build_model(run, GraphSchema.from_store(store), group=group)
+    check_hops(run, model)
+    order = SeedOrder(
+        seed_nodes(store, run.data),
+        num_nodes=int(store.type_offsets[-1]),
+        seeds_per_step=run.sampling.seeds_per_step,
+        seed=run.run.seed,
+    )
+    total_steps = run.training.epochs * order.steps_per_epoch
+    return Preparation(
+        store=store,
+        model=model,
+        order=order,
+        total_steps=min(total_steps, run.training.max_steps or total_steps),
+    )
+
+
+def store_of(run: RunFile, state: TrainingState) -> Store:
+    """The run's store at the generation that a checkpoint was trained on; BadInput when it was replaced."""
+    return open_same_store(
+        run.data.store,
+        generation=state.generation,
+        generation_xxh64=state.generation_xxh64,
+        what="a checkpoint",
+    )
+
+
+def pick_device(run: RunFile, *, rank: int) -> torch.device:
+    """The device of a rank: the run file's, or a GPU where there is one."""
+    if run.training.device == "cuda" and not torch.cuda.is_available():
+        raise BadInput(
+            "training.device=cuda",
+            "no GPU that torch can use",
+            rule="the device exists on every worker",
+            remedy="set training.device=auto, or install a torch build for the GPU",
+        )
+    if run.training.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", rank % torch.cuda.device_count())
+
+
+def check_hops(run: RunFile, model: Model) -> None:
+    """A batch needs one hop per encoder layer and one per hop that the objective reaches beyond them."""
+    needed = model.encoder.num_layers + model.objective.reach
+    if len(run.sampling.fanouts) != needed:
+        raise BadInput(
+            f"sampling.fanouts={list(run.sampling.fanouts)}",
+            f"{len(run.sampling.fanouts)} hops",
+            rule=f"{model.encoder.num_layers} encoder layers and reach {model.objective.reach} of objective "
+            f"{run.objective.name} need {needed}",
+            remedy=f"list {needed} fan-outs, from the seeds outward",
+        )

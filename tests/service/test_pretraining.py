@@ -1,0 +1,43 @@
+"""`pretrain` as a whole: what a wrong run file leaves behind, and what starting a run again does."""
+
+from pathlib import Path
+
+import pytest
+
+from service.errors import TrainingFailed
+from service.pretraining import pretrain
+from service.run_file import load_run_file
+from storage.errors import BadInput
+from storage.progress import NoProgress
+from tests.data import small_run, small_store
+from tests.processes import hopstream
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("wrong", ["sampling.fanouts=[3]", "data.seed_types=[user]", "data.store=/nowhere"])
+def test_a_wrong_first_run_file_leaves_nothing_and_the_corrected_one_trains(
+    tmp_path: Path, wrong: str, workers: int
+) -> None:
+    small_store(tmp_path)
+    run = small_run(tmp_path)
+    with pytest.raises(BadInput):
+        pretrain(load_run_file(str(run), overrides=[wrong, f"workers.count={workers}"]), progress=NoProgress())
+    folder = tmp_path / "runs" / "small"
+    assert list(folder.iterdir()) == []
+    status = pretrain(load_run_file(str(run), overrides=["training.max_steps=1"]), progress=NoProgress())
+    assert (status.state, status.attempts) == ("finished", 1)
+
+
+def test_the_command_ends_with_2_and_the_corrected_command_with_0(tmp_path: Path) -> None:
+    small_store(tmp_path)
+    run = small_run(tmp_path, training={"max_steps": 1})
+    assert hopstream("pretrain", str(run), "encoder.num_layers=3").returncode == 2
+    assert hopstream("pretrain", str(run)).returncode == 0
+
+
+def test_a_run_that_diverged_before_its_first_checkpoint_may_change_its_settings(tmp_path: Path) -> None:
+    small_store(tmp_path)
+    run = str(small_run(tmp_path))
+    with pytest.raises(TrainingFailed):
+        pretrain(load_run_file(run, overrides=["training.learning_rate=1e30"]), progress=NoProgress())
+    assert pretrain(load_run_file(run), progress=NoProgress()).state == "finished"
