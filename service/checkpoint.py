@@ -115,14 +115,15 @@ def list_checkpoints(place: Place) -> list[str]:
     return sorted(name for name in folder.names() if name.startswith("step-") and folder.exists(f"{name}/{MANIFEST}"))
 
 
-def remove_old_checkpoints(place: Place, *, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and folders that a killed save left behind.
+def remove_old_checkpoints(place: Place, *, saved: str, keep: int) -> None:
+    """Delete all but the checkpoint `saved` just now and the `keep` - 1 before it, and what killed saves left.
 
-    The manifest goes first, so that a deletion cut short leaves no folder that looks whole.
+    Whatever claims a later step was passed over as damaged when this training began, so it goes first. Of each
+    folder the manifest goes first, so that a deletion cut short leaves no folder that looks whole.
     """
     folder = place.child(FOLDER)
-    kept = set(list_checkpoints(place)[-keep:])
-    for name in folder.names():
+    kept = [name for name in list_checkpoints(place) if name <= saved][-keep:]
+    for name in reversed(folder.names()):
         if name not in kept:
             if folder.exists(f"{name}/{MANIFEST}"):
                 folder.remove(f"{name}/{MANIFEST}")

@@ -176,9 +176,9 @@ class RunCoordinator:
             self._flush()
 
     def saved(self, name: str) -> None:
-        """See `Coordinator`; older checkpoints beyond the run's limit are removed."""
+        """See `Coordinator`; damaged checkpoints, and older ones beyond the run's limit, are removed."""
         assert name in list_checkpoints(self._place)
-        remove_old_checkpoints(self._place, keep=self._run.training.keep_checkpoints)
+        remove_old_checkpoints(self._place, saved=name, keep=self._run.training.keep_checkpoints)
         self._flush()
 
     def summarise(self, summary: TrainingSummary) -> None:

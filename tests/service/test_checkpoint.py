@@ -123,7 +123,7 @@ def test_a_folder_without_a_manifest_is_no_checkpoint_and_is_cleared(tmp_path: P
     assert list_checkpoints(place) == names
     (tmp_path / FOLDER / names[1] / "manifest.json").unlink()
     assert list_checkpoints(place) == [names[0], names[2]]
-    remove_old_checkpoints(place, keep=1)
+    remove_old_checkpoints(place, saved=names[2], keep=1)
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == [names[2]]
 
 

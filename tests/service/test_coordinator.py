@@ -80,6 +80,23 @@ def test_a_run_resumes_from_its_newest_whole_checkpoint_and_keeps_metrics_up_to_
     assert "model.safetensors" in status.skipped_checkpoints[0]
 
 
+def test_damaged_checkpoints_never_push_out_the_one_just_saved(tmp_path: Path) -> None:
+    names = [save(tmp_path, number) for number in (10, 15, 20)]
+    for name in names[1:]:
+        (tmp_path / "r" / FOLDER / name / "model.safetensors").write_bytes(b"")
+    coordinator = RunCoordinator(run_of(tmp_path))
+    coordinator.begin(world_size=1)
+    assert coordinator.resume_point() == names[0]
+    assert list_checkpoints(Place(str(tmp_path / "r"))) == names  # evidence, until there is a whole one after them
+    coordinator.plan(total_steps=100)
+    saved = save(tmp_path, 12)
+    coordinator.saved(saved)
+    assert list_checkpoints(Place(str(tmp_path / "r"))) == [names[0], saved]
+    rewritten = save(tmp_path, 15)
+    coordinator.saved(rewritten)
+    assert list_checkpoints(Place(str(tmp_path / "r"))) == [saved, rewritten]
+
+
 def test_a_changed_run_file_is_refused_with_the_keys_and_nothing_is_overwritten(tmp_path: Path) -> None:
     RunCoordinator(run_of(tmp_path))
     save(tmp_path, 5)
