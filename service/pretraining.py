@@ -1,13 +1,14 @@
 """`hopstream pretrain`: one run from its newest checkpoint to its end, alone or on Ray."""
 
-from service.checkpoint import list_checkpoints
-from service.coordinator import RunCoordinator, RunState, RunStatus
+from service.checkpoint import checkpoint_name, list_checkpoints, load_checkpoint
+from service.coordinator import RunCoordinator, RunState, RunStatus, read_status
 from service.group import Group
 from service.lease import Lease
 from service.preparation import pick_device, prepare
 from service.run_file import RunFile
-from service.run_folder import run_place
+from service.run_folder import refuse_changes, run_place, stored_run
 from service.training import train
+from storage.errors import DamagedStore
 from storage.progress import Progress
 
 
@@ -19,6 +20,9 @@ def pretrain(run: RunFile, *, progress: Progress) -> RunStatus:
     """
     place = run_place(run)
     with Lease(place):
+        done = finished(run)
+        if done is not None:
+            return done
         if not list_checkpoints(place):
             check(run, progress=progress)
         if run.workers.count > 1:
@@ -36,6 +40,23 @@ def pretrain(run: RunFile, *, progress: Progress) -> RunStatus:
         finally:
             coordinator.end(state)
         return coordinator.status()
+
+
+def finished(run: RunFile) -> RunStatus | None:
+    """The stored status of a run that is at its end with its last checkpoint whole; None when work is left.
+
+    Raises BadInput for a changed run file: more epochs are a change too.
+    """
+    place = run_place(run)
+    stored, status = stored_run(place), read_status(place)
+    if stored is None or status is None or status.state != "finished":
+        return None
+    refuse_changes(stored, run)
+    try:
+        load_checkpoint(place, checkpoint_name(status.total_steps))
+    except DamagedStore:
+        return None
+    return status
 
 
 def check(run: RunFile, *, progress: Progress) -> None:

@@ -1,5 +1,6 @@
 """`pretrain` as a whole: what a wrong run file leaves behind, and what starting a run again does."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,45 @@ def test_a_run_that_diverged_before_its_first_checkpoint_may_change_its_settings
     with pytest.raises(TrainingFailed):
         pretrain(load_run_file(run, overrides=["training.learning_rate=1e30"]), progress=NoProgress())
     assert pretrain(load_run_file(run), progress=NoProgress()).state == "finished"
+
+
+class NoStage(NoProgress):
+    """Fails when any work is begun."""
+
+    def stage(self, name: str, *, total: int, unit: str) -> None:
+        raise AssertionError(name)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_finished_run_started_again_says_what_it_said_and_touches_nothing(tmp_path: Path, workers: int) -> None:
+    store = small_store(tmp_path)
+    run = str(small_run(tmp_path))
+    first = pretrain(load_run_file(run), progress=NoProgress())
+    before = content(tmp_path / "runs")
+    shutil.rmtree(store)
+    again = pretrain(load_run_file(run, overrides=[f"workers.count={workers}"]), progress=NoStage())
+    assert again.summary == first.summary
+    assert again.summary is not None
+    assert again.summary.steps == again.step == 20
+    assert again.attempts == 1
+    assert content(tmp_path / "runs") == before
+    with pytest.raises(BadInput, match=r"training\.epochs: 4 -> 5"):
+        pretrain(load_run_file(run, overrides=["training.epochs=5"]), progress=NoProgress())
+
+
+def test_a_finished_run_whose_last_checkpoint_is_damaged_is_finished_again(tmp_path: Path) -> None:
+    small_store(tmp_path)
+    run = load_run_file(str(small_run(tmp_path)))
+    pretrain(run, progress=NoProgress())
+    newest = max((tmp_path / "runs" / "small" / "checkpoints").iterdir())
+    whole = (newest / "model.safetensors").read_bytes()
+    (newest / "model.safetensors").write_bytes(whole[:-1])
+    again = pretrain(run, progress=NoProgress())
+    assert (again.state, again.attempts) == ("finished", 2)
+    assert again.summary is not None
+    assert again.summary.steps == 2
+    assert (newest / "model.safetensors").read_bytes() == whole
