@@ -28,6 +28,7 @@ from storage.place import Place
 from storage.progress import Progress
 
 SGC_HOPS = 2
+ROWS_PER_READ = 16384
 NONE = np.empty(0, dtype=np.int64)
 
 
@@ -66,11 +67,17 @@ class Machinery:
         return [np.concatenate(kept) if kept else np.empty((0, 0), np.float32) for kept in pieces]
 
 
-def raw_rows(table: Features, *, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Features [len(rows), F] of one type as float32."""
-    out = np.empty((rows.shape[0], table.dim), dtype=table.dtype)
-    table.gather(rows, out)
-    return out.astype(np.float32, copy=False)
+def raw_rows(table: Features, *, rows: NDArray[np.int64], name: str, progress: Progress) -> NDArray[np.float32]:
+    """Features [len(rows), F] of the type `name` as float32."""
+    progress.stage(f"read {name}, raw", total=rows.shape[0], unit="rows")
+    out = np.empty((rows.shape[0], table.dim), dtype=np.float32)
+    for start in range(0, rows.shape[0], ROWS_PER_READ):
+        some = rows[start : start + ROWS_PER_READ]
+        found = np.empty((some.shape[0], table.dim), dtype=table.dtype)
+        table.gather(some, found)
+        out[start : start + ROWS_PER_READ] = found
+        progress.advance(some.shape[0])
+    return out
 
 
 def sgc_rows(machinery: Machinery, *, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:

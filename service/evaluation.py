@@ -88,8 +88,11 @@ def evaluate(
     place = Place(embeddings)
     manifest = read_manifest(place)
     check_manifest(manifest, store, place)
-    types = [
-        read_labelled(
+    types: list[LabelledType] = []
+    names = labelled_types(store, chosen=config.node_type)
+    progress.stage("read labels", total=sum(map(store.num_nodes, names)), unit="nodes")
+    for name in names:
+        labelled = read_labelled(
             store,
             name,
             num_splits=config.num_splits,
@@ -97,12 +100,16 @@ def evaluate(
             sizes=config.sizes,
             seed=seed,
         )
-        for name in labelled_types(store, chosen=config.node_type)
-    ]
+        types.append(labelled)
+        progress.advance(store.num_nodes(name))
     results: list[list[RowsReport]] = [[] for _ in types]
     with Lease(work), ExitStack() as opened:
+        num_edges = sum(relation.num_edges for relation in store.relations)
+        progress.stage("read edges", total=num_edges, unit="edges")
+        topology = store.topology()
+        progress.advance(num_edges)
         machinery = Machinery(
-            topology=store.topology(),
+            topology=topology,
             features=open_features(store, opened),
             work=work,
             cache_bytes=cache_bytes,
@@ -139,7 +146,7 @@ def evaluate(
                 results[number] += [absent("raw", note=note), absent("sgc", note=note)]
             else:
                 since = time.monotonic()
-                score(number, "raw", raw_rows(table, rows=kind.rows()), since)
+                score(number, "raw", raw_rows(table, rows=kind.rows(), name=kind.name, progress=progress), since)
         score_all("sgc", lambda wanted: sgc_rows(machinery, rows=wanted))
         encoder = random_encoder()
         check_schema(encoder.schema, store)

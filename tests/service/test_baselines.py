@@ -100,7 +100,7 @@ def test_raw_rows_are_the_features(tmp_path: Path) -> None:
     with ExitStack() as opened:
         table = machinery(store, tmp_path, opened).features[0]
         assert table is not None
-        found = raw_rows(table, rows=rows)
+        found = raw_rows(table, rows=rows, name="node", progress=NoProgress())
     assert graph.features[0] is not None
     expected = graph.features[0].astype(np.float32)[np.array(stored_order(graph, store, 0))[rows]]
     np.testing.assert_array_equal(found, expected)

@@ -22,7 +22,7 @@ from service.probe import SplitSizes
 from service.schema import GraphSchema
 from storage.errors import BadInput
 from storage.place import Place
-from storage.progress import NoProgress
+from storage.progress import NoProgress, Progress
 from storage.store import Store
 from tests.service.batches import SmallGraph, heterogeneous, homogeneous
 from tests.service.stores import ingested, storable, user_ids
@@ -94,7 +94,13 @@ def random_encoder(store: Store) -> Encoder:
 
 
 def run(
-    store: Store, embeddings: str, work: Path, *, config: EvaluationConfig | None = None, seed: int = 0
+    store: Store,
+    embeddings: str,
+    work: Path,
+    *,
+    config: EvaluationConfig | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> EvaluationReport:
     return evaluate(
         store,
@@ -106,8 +112,31 @@ def run(
         cache_bytes=10**6,
         embedding=EmbeddingConfig(rows_per_chunk=50),
         device=torch.device("cpu"),
-        progress=NoProgress(),
+        progress=progress or NoProgress(),
     )
+
+
+class Told(NoProgress):
+    """The stages told, each with the work announced and the work done."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int, int]] = []
+
+    def stage(self, name: str, *, total: int, unit: str) -> None:
+        self.stages.append((name, total, 0))
+
+    def advance(self, amount: int) -> None:
+        name, total, done = self.stages[-1]
+        self.stages[-1] = (name, total, done + amount)
+
+
+def test_every_part_of_the_work_is_a_stage_that_ends(store: Store, perfect: str, tmp_path: Path) -> None:
+    told = Told()
+    run(store, perfect, tmp_path, progress=told)
+    names = [name for name, _, _ in told.stages]
+    assert names[:2] == ["read labels", "read edges"]
+    assert names[2:6] == ["read node", "probe node, trained", "read node, raw", "probe node, raw"]
+    assert [stage for stage in told.stages if stage[1] == 0 or stage[1] != stage[2]] == []
 
 
 def test_rows_are_joined_by_the_users_ids(store: Store, perfect: str, tmp_path: Path) -> None:
