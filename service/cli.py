@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from service.outcome import command, show
+from service.outcome import FAILED, command, show
 from service.process import prepare_process
 from storage.errors import BadInput
 
@@ -104,18 +104,39 @@ def ingest(
     )
 
 
-@app.command(epilog=examples("hopstream inspect store", "hopstream inspect s3://bucket/store --json"))
+@app.command(
+    epilog=examples(
+        "hopstream inspect store", "hopstream inspect s3://bucket/store --json", "hopstream inspect store --verify"
+    )
+)
 def inspect(
     store: Annotated[str, typer.Argument(help="Folder or URL of a store.")],
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Read every byte instead, of every generation, and name what is damaged (exit code 1)."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what a store holds: types, relations, counts, degrees, sizes."""
+    """Show what a store holds: types, relations, counts, degrees, sizes, how hot its hottest rows are."""
     from service.inspection import inspect_store
-    from service.tables import inspection_table
+    from service.inspection_tables import inspection_tables, verification_table
+    from storage.verify import verify as verify_store
 
     with command(as_json=as_json) as progress:
-        report = inspect_store(store, progress=progress)
-    show(dataclasses.asdict(report), as_json=as_json, table=lambda: inspection_table(report))
+        if verify:
+            found = verify_store(store, progress=progress)
+        else:
+            report = inspect_store(store, progress=progress)
+    if not verify:
+        show(dataclasses.asdict(report), as_json=as_json, table=lambda: inspection_tables(report))
+        return
+    show(found.to_json(), as_json=as_json, table=lambda: verification_table(found))
+    for place in () if as_json else found.bad:
+        typer.echo(f"damaged: {store}: {place}")
+    if found.bad:
+        raise typer.Exit(FAILED)
 
 
 @app.command(

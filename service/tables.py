@@ -6,7 +6,6 @@ from rich.table import Table
 
 from service.coordinator import RunStatus
 from service.evaluation_report import ROW_NAMES, EvaluationReport, RowsName
-from service.inspection import StoreReport
 from service.results import EmbeddingResult
 from service.run_file import RunFile
 from storage.schema import Generation
@@ -40,28 +39,6 @@ def ingest_table(store: str, generation: Generation) -> Table:
     for info in generation.relations:
         rows[f"edges {info.relation}"] = f"{info.num_edges:,}"
     return two_columns(f"{store}, generation {generation.generation}", rows)
-
-
-def inspection_table(report: StoreReport) -> Table:
-    """What a store holds."""
-    rows: dict[str, Any] = {}
-    for kind in report.node_types:
-        features = f"{kind.feature_dim} x {kind.feature_dtype}" if kind.feature_dim else "no features"
-        more = "".join(f", {column}" for column in kind.columns)
-        rows[f"nodes {kind.name}"] = (
-            f"{kind.num_nodes:,} ({kind.num_isolated:,} isolated), {kind.id_type} ids, {features}{more}, "
-            f"{size(kind.stored_bytes)}"
-        )
-    for relation in report.relations:
-        reverse = f", reverse of {relation.reverse_of}" if relation.reverse_of else ""
-        more = "".join(f", {column}" for column in relation.columns)
-        rows[f"edges {relation.relation}"] = (
-            f"{relation.num_edges:,}, in-degree mean {relation.mean_degree:.1f}, median "
-            f"{relation.median_degree}, p99 {relation.p99_degree}, max {relation.max_degree:,}{more}, "
-            f"{size(relation.stored_bytes)}{reverse}"
-        )
-    title = f"{report.store}: format {report.format_version}, generation {report.generation}"
-    return two_columns(title, rows)
 
 
 def training_figures(status: RunStatus) -> dict[str, str]:

@@ -10,8 +10,9 @@ Damage does not end the check: the result lists all of it.
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -51,6 +52,10 @@ class Verification:
     def is_whole(self) -> bool:
         """Whether every byte is the one that was written."""
         return not self.bad
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, and `whole`."""
+        return {**asdict(self), "whole": self.is_whole}
 
 
 @dataclass(frozen=True)

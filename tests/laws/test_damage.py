@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,22 +54,28 @@ def sources(store: Store) -> dict[Relation, list[int]]:
     return {csc.relation: csc.indices.tolist() for csc in store.topology().relations}
 
 
+def column(store: Store, node_type: str, name: Column) -> list[Any]:
+    values: list[Any] = store.node_column(node_type, name).to_pylist()
+    return values
+
+
+def rows(store: Store, node_type: str, ids: list[Any]) -> list[int]:
+    found: list[int] = store.rows_of(node_type, pa.array(ids)).tolist()
+    return found
+
+
 def reads(store: Store, contents: Contents) -> Iterator[Read]:
     """Everything that a store of generation 1 serves."""
     for name, ids in contents.ids.items():
-        plain = contents.features[name]
-        yield (lambda name=name: features(store, name)), plain.tobytes()
-        yield (lambda name=name: store.node_column(name, "id").to_pylist()), ids
-        yield (lambda name=name, ids=ids: store.rows_of(name, pa.array(ids)).tolist()), list(range(len(ids)))
-    columns: list[tuple[str, Column]] = [
-        ("author", "timestamp"), ("author", "position"),
-        ("paper", "label"), ("paper", "split"), ("paper", "position"),
-    ]  # fmt: skip
-    for name, column in columns:
-        expected = contents.columns.get((name, column), list(range(len(contents.ids[name]))))
-        yield (lambda name=name, column=column: store.node_column(name, column).to_pylist()), expected
-    expected_sources = {relation: [edge.source for edge in edges] for relation, edges in contents.edges.items()}
-    yield (lambda: sources(store)), expected_sources
+        yield partial(features, store, name), contents.features[name].tobytes()
+        yield partial(column, store, name, "id"), ids
+        yield partial(column, store, name, "position"), list(range(len(ids)))
+        yield partial(rows, store, name, ids), list(range(len(ids)))
+    yield partial(column, store, "author", "timestamp"), contents.columns["author", "timestamp"]
+    yield partial(column, store, "paper", "label"), contents.columns["paper", "label"]
+    yield partial(column, store, "paper", "split"), contents.columns["paper", "split"]
+    expected = {relation: [edge.source for edge in edges] for relation, edges in contents.edges.items()}
+    yield partial(sources, store), expected
 
 
 def errors_of_reading(folder: Path, contents: Contents) -> list[DamagedStore]:

@@ -1,18 +1,17 @@
 """What `verify` says of a store that is whole, and of every kind of damage at once."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
 from storage.errors import BadInput
+from storage.ingest import IngestSettings, ingest
 from storage.place import Place
-from storage.schema import Generation, NodeType
-from storage.segments import commit_generation, write_node_segment
 from storage.verify import PART_BYTES, verify
 from tests.storage.damage import flipped_byte, missing, shortened
 from tests.storage.two_segments import write_two_segments
@@ -146,46 +145,21 @@ def test_what_is_no_store_is_refused(store: Path, tmp_path: Path) -> None:
 def test_files_of_many_parts_are_checked_to_the_last_page(tmp_path: Path) -> None:
     rows = 3 * PART_BYTES // 4096 + 5
     write_features(tmp_path, np.random.default_rng(1).integers(0, 256, (rows, 4096), dtype=np.uint8))
-    found = verify(str(tmp_path), num_threads=3)
+    store = tmp_path / "store"
+    found = verify(str(store), num_threads=3)
     assert found.is_whole
     name = "nodes/node/features.0.npy"
-    last = os.path.getsize(tmp_path / name) // 4096 - 1
-    with flipped_byte(tmp_path / name, last * 4096 + 4095), flipped_byte(tmp_path / name, PART_BYTES + 1):
-        assert [place.page for place in verify(str(tmp_path), num_threads=3).bad] == [PART_BYTES // 4096, last]
+    last = os.path.getsize(store / name) // 4096 - 1
+    with flipped_byte(store / name, last * 4096 + 4095), flipped_byte(store / name, PART_BYTES + 1):
+        assert [place.page for place in verify(str(store), num_threads=3).bad] == [PART_BYTES // 4096, last]
 
 
-def write_features(folder: Path, rows: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-    """A store of one type and no relation."""
-
-    def parts() -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
-        yield rows
-
-    segment = write_node_segment(
-        Place(str(folder)),
-        node_type="node",
-        segment=0,
-        first_id=0,
-        ids=pa.array(range(len(rows))),
-        position=np.arange(len(rows)),
-        label=None,
-        split=None,
-        timestamp=None,
-        features=parts(),
-        feature_dim=rows.shape[1],
-        feature_dtype="uint8",
+def write_features(folder: Path, rows: NDArray[np.uint8]) -> None:
+    """A store of one type with these features."""
+    features = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
+    pq.write_table(pa.table({"id": np.arange(len(rows)), "features": features}), folder / "nodes.parquet")
+    pq.write_table(pa.table({"src": [0], "dst": [1]}), folder / "edges.parquet")
+    settings = IngestSettings(
+        nodes={"node": str(folder / "nodes.parquet")}, edges={"node:to:node": str(folder / "edges.parquet")}
     )
-    node_type = NodeType(
-        name="node",
-        num_nodes=len(rows),
-        id_type="int64",
-        feature_dim=rows.shape[1],
-        feature_dtype="uint8",
-        has_label=False,
-        has_split=False,
-        has_timestamp=False,
-        segments=(segment,),
-    )
-    generation = Generation(
-        format_version=1, generation=0, node_types=(node_type,), relations=(), settings={}, report={}
-    )
-    commit_generation(Place(str(folder)), generation)
+    ingest(settings, out=str(folder / "store"))
