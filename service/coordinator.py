@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol
 
 from service.checkpoint import list_checkpoints, load_checkpoint, remove_old_checkpoints
+from service.errors import TrainingFailed
 from service.run_file import RunFile, harmful_differences
 from service.run_folder import refuse_changes, run_place, store_run, stored_run
 from storage.errors import DamagedStore
@@ -112,6 +113,9 @@ class Coordinator(Protocol):
     def end(self, state: RunState) -> None:
         """The attempt is over."""
 
+    def abort(self, reason: str) -> None:
+        """The run is another's now: nothing more is written, and every further decision fails with `reason`."""
+
     def status(self) -> RunStatus:
         """The run as it stands."""
 
@@ -132,6 +136,7 @@ class RunCoordinator:
         self._began = time.monotonic()
         self._flushed = 0.0
         self._resume_from: str | None = None
+        self._aborted: str | None = None
         self._adopt()
 
     def begin(self, *, world_size: int) -> None:
@@ -162,6 +167,8 @@ class RunCoordinator:
 
     def decide(self, step: int) -> Decision:
         """See `Coordinator`."""
+        if self._aborted is not None:
+            raise TrainingFailed(self._aborted)
         last = step >= self._status.total_steps
         return Decision(save=last or step % self._run.training.checkpoint_every_steps == 0, stop=last)
 
@@ -177,6 +184,8 @@ class RunCoordinator:
 
     def saved(self, name: str) -> None:
         """See `Coordinator`; damaged checkpoints, and older ones beyond the run's limit, are removed."""
+        if self._aborted is not None:
+            return
         assert name in list_checkpoints(self._place)
         remove_old_checkpoints(self._place, saved=name, keep=self._run.training.keep_checkpoints)
         self._flush()
@@ -189,6 +198,10 @@ class RunCoordinator:
         """See `Coordinator`."""
         self._status.state = state
         self._flush()
+
+    def abort(self, reason: str) -> None:
+        """See `Coordinator`; may be called from any thread."""
+        self._aborted = reason
 
     def status(self) -> RunStatus:
         """See `Coordinator`."""
@@ -221,6 +234,8 @@ class RunCoordinator:
         self._metrics = [line for line in lines if json.loads(line)["step"] <= step]
 
     def _flush(self) -> None:
+        if self._aborted is not None:
+            return
         self._flushed = time.monotonic()
         if self._metrics:
             self._place.write_bytes(METRICS, ("\n".join(self._metrics) + "\n").encode())

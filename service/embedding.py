@@ -141,7 +141,7 @@ def embed(
     began = time.monotonic()
     place = Place(out)
     dim = encoder.layer_dims[-1]
-    with Lease(work), claimed(place):
+    with Lease(work) as lease, claimed(place):
         with ExitStack() as opened:
             writers = [
                 opened.enter_context(
@@ -156,6 +156,7 @@ def embed(
             ]
 
             def write(chunk: Chunk, rows: NDArray[np.float32]) -> None:
+                lease.check()
                 writers[chunk.node_type].write(rows)
 
             layers = run_layers(
@@ -174,6 +175,7 @@ def embed(
             EmbeddedType(name=kind.name, num_nodes=kind.num_nodes, id_type=kind.id_type, parts=tuple(writer.parts))
             for kind, writer in zip(store.node_types, writers, strict=True)
         )
+        lease.check()
         commit(
             place,
             EmbeddingManifest(

@@ -19,7 +19,7 @@ def pretrain(run: RunFile, *, progress: Progress) -> RunStatus:
     that has not begun leaves no trace then.
     """
     place = run_place(run)
-    with Lease(place):
+    with Lease(place) as lease:
         done = finished(run)
         if done is not None:
             return done
@@ -28,8 +28,9 @@ def pretrain(run: RunFile, *, progress: Progress) -> RunStatus:
         if run.workers.count > 1:
             from service.ray_workers import train_on_ray  # one worker never pays for importing Ray
 
-            return train_on_ray(run, progress=progress)
+            return train_on_ray(run, lease=lease, progress=progress)
         coordinator = RunCoordinator(run)
+        lease.on_lost(coordinator.abort)
         state: RunState = "failed"
         try:
             train(run, coordinator=coordinator, group=Group(), progress=progress)

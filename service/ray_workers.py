@@ -24,6 +24,7 @@ from service.coordinator import (
 )
 from service.errors import TrainingFailed
 from service.group import Group
+from service.lease import Lease
 from service.process import THREAD_SETTINGS, keep_freed_memory
 from service.run_file import RunFile
 from service.run_folder import run_place
@@ -75,6 +76,10 @@ class RemoteCoordinator:
         """See `Coordinator`."""
         ray.get(self._actor.end.remote(state))
 
+    def abort(self, reason: str) -> None:
+        """See `Coordinator`; not waited for."""
+        self._actor.abort.remote(reason)
+
     def status(self) -> RunStatus:
         """See `Coordinator`."""
         status: RunStatus = ray.get(self._actor.status.remote())
@@ -89,10 +94,11 @@ def train_worker(config: dict[str, Any]) -> None:
     train(run, coordinator=RemoteCoordinator(actor), group=Group.from_torch(), progress=NoProgress())
 
 
-def train_on_ray(run: RunFile, *, progress: Progress) -> RunStatus:
+def train_on_ray(run: RunFile, *, lease: Lease, progress: Progress) -> RunStatus:
     """Train with `run.workers.count` workers on the Ray cluster at hand, or one started on this machine.
 
-    Raises what Ray Train raises when a worker fails for good, with the coordinator's state set to failed.
+    The caller holds `lease` on the run; training stops when it is lost. Raises what Ray Train raises when a worker
+    fails for good, with the coordinator's state set to failed.
     """
     RunCoordinator(run)  # refuses a changed run file here, before a cluster is started
     started = not ray.is_initialized()
@@ -111,6 +117,7 @@ def train_on_ray(run: RunFile, *, progress: Progress) -> RunStatus:
         name = f"coordinator-{run.run.name}"
         actor = ray.remote(num_cpus=0)(RunCoordinator).options(name=name, namespace=NAMESPACE).remote(run)
         coordinator: Coordinator = RemoteCoordinator(actor)
+        lease.on_lost(coordinator.abort)
         watcher = Watcher(coordinator, progress)
         state: RunState = "failed"
         try:

@@ -1,17 +1,13 @@
-"""The coordinator: resumption, decisions, the ledger, metrics, and the lease."""
+"""The coordinator: resumption, decisions, the ledger and metrics."""
 
 import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from service.checkpoint import FOLDER, TrainingState, list_checkpoints, save_checkpoint
 from service.coordinator import RunCoordinator, StepReport, read_status
-from service.lease import LEASE_NAME, Lease, process_start
+from service.errors import TrainingFailed
 from service.run_file import RunFile, parse_run_text
 from storage.errors import BadInput, DamagedStore
 from storage.place import Place
@@ -130,47 +126,16 @@ def test_a_broken_state_file_is_named(tmp_path: Path) -> None:
         RunCoordinator(run_of(tmp_path))
 
 
-def test_a_lease_is_held_once_and_released(tmp_path: Path) -> None:
-    place = Place(str(tmp_path))
-    with Lease(place), pytest.raises(BadInput, match=f"held by process {os.getpid()}"), Lease(place):
-        pass
-    assert not (tmp_path / LEASE_NAME).exists()
-    with Lease(place):
-        assert (tmp_path / LEASE_NAME).exists()
-
-
-def lease_of(process: int, *, host: str, expires: float) -> str:
-    return json.dumps(
-        {
-            "token": "t",
-            "host": host,
-            "process": process,
-            "started": process_start(process),
-            "expires": expires,
-        }
-    )
-
-
-def test_the_lease_of_a_dead_process_is_taken_over_at_once(tmp_path: Path) -> None:
-    import socket
-
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    held = lease_of(process.pid, host=socket.gethostname(), expires=time.time() + 1000)
-    (tmp_path / LEASE_NAME).write_text(held)
-    with pytest.raises(BadInput, match=str(process.pid)), Lease(Place(str(tmp_path))):
-        pass
-    process.kill()
-    process.communicate()
-    with Lease(Place(str(tmp_path))):
-        pass
-
-
-@pytest.mark.parametrize(("expires_in", "held"), [(1000.0, True), (-1.0, False)])
-def test_the_lease_of_another_host_holds_until_it_expires(tmp_path: Path, expires_in: float, held: bool) -> None:
-    (tmp_path / LEASE_NAME).write_text(lease_of(1, host="elsewhere", expires=time.time() + expires_in))
-    if held:
-        with pytest.raises(BadInput, match="on elsewhere"), Lease(Place(str(tmp_path))):
-            pass
-    else:
-        with Lease(Place(str(tmp_path))):
-            pass
+def test_an_aborted_run_decides_nothing_and_leaves_the_folder_to_the_other(tmp_path: Path) -> None:
+    coordinator = RunCoordinator(run_of(tmp_path))
+    coordinator.begin(world_size=1)
+    coordinator.plan(total_steps=20)
+    coordinator.report(step(1))
+    names = [save(tmp_path, number) for number in (5, 10, 15)]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    coordinator.abort("the lease is another's")
+    with pytest.raises(TrainingFailed, match="the lease is another's"):
+        coordinator.decide(1)
+    coordinator.saved(names[0])
+    coordinator.end("failed")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
