@@ -19,11 +19,14 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from storage.block_files import CacheFull
+from storage.cached_file import CachedFile, identity
 from storage.errors import DamagedStore
 from storage.jit import kernel
 from storage.npy import damaged, read_sums
 from storage.pages import PAGE_BYTES, as_words, check_pages
 from storage.place import Place
+from storage.range_reader import LONGEST_BYTES
 from storage.schema import FileInfo
 
 STAGING_BYTES = 1 << 20
@@ -45,21 +48,24 @@ def load_run(
     first_page: int,
     num_bytes: int,
     sums: NDArray[np.uint32],
+    base_page: int,
 ) -> int:
     """Read `num_bytes` bytes from page `first_page` into `data` and check every page; returns a status.
 
     `data` begins at a page of memory and has room for whole pages; `words` is the same memory as uint64. With
-    a negative descriptor the bytes are there already and are only checked.
+    a negative descriptor the bytes are there already and are only checked. What the descriptor is open on, and
+    `sums`, begin at page `base_page` of the file: 0 unless it is a block of it.
     """
+    here = first_page - base_page
     if descriptor >= 0:
         room = -(-num_bytes // PAGE_BYTES) * PAGE_BYTES
         done = 0
         while done < num_bytes:
-            got = _pread(descriptor, data.ctypes.data + np.uintp(done), room - done, first_page * PAGE_BYTES + done)
+            got = _pread(descriptor, data.ctypes.data + np.uintp(done), room - done, here * PAGE_BYTES + done)
             if got <= 0:
                 return (first_page + done // PAGE_BYTES) * NUM_CODES + (SHORT if got == 0 else FAILED)
             done += got
-    bad = check_pages(words, data, num_bytes, sums, first_page)
+    bad = check_pages(words, data, num_bytes, sums, here)
     return OK if bad < 0 else (first_page + bad) * NUM_CODES + DAMAGED
 
 
@@ -79,14 +85,16 @@ class PageFile:
         place, info: the file.
         direct: go past the page cache (O_DIRECT) where the file system can; else buffered without read-ahead.
 
-    Raises DamagedStore when the file or its sums are missing, short, or not the ones recorded. Page sums stay
-    in memory: 0.1 % of the file.
+    A file elsewhere is read through the place's block cache if it has one: `cached` is then the file as the
+    cache knows it. Raises DamagedStore when the file or its sums are missing, short, or not the ones recorded.
+    Page sums stay in memory: 0.1 % of the file.
     """
 
     def __init__(self, place: Place, info: FileInfo, *, direct: bool = True) -> None:
         self.place = place
         self.info = info
         self.descriptor = -1
+        self.cached: CachedFile | None = None
         path = place.local(info.name)
         try:
             num_bytes = place.size(info.name)
@@ -97,6 +105,9 @@ class PageFile:
         self.sums = read_sums(place, info)
         if path is not None:
             self.descriptor = _open_direct(path) if direct else _open_buffered(path)
+        elif place.block_cache is not None and info.num_bytes:
+            key = identity(place.full(info.name), info.num_bytes, info.sums_xxh64)
+            self.cached = CachedFile(key=key, num_bytes=info.num_bytes, read=self._download)
 
     def close(self) -> None:
         """Give the file back; no read may follow."""
@@ -121,28 +132,60 @@ class PageFile:
     def fetch(self, data: NDArray[np.uint8], *, first_page: int, num_bytes: int) -> None:
         """Copy bytes of a file elsewhere into `data`, unchecked; local files are read by the kernels."""
         start = first_page * PAGE_BYTES
+        if self.cached is not None and self.place.block_cache is not None:
+            try:
+                self.place.block_cache.copy(self.cached, data[:num_bytes], start=start)
+                return
+            except CacheFull:
+                pass  # it has counted that; the file itself is still there
+        data[:num_bytes] = np.frombuffer(self._read_range(start, start + num_bytes), dtype=np.uint8)
+
+    def _read_range(self, start: int, stop: int) -> bytes:
         try:
-            got = self.place.fs.cat_file(self.place.path(self.info.name), start=start, end=start + num_bytes)
+            got = self.place.read_range(self.info.name, start=start, stop=stop)
         except FileNotFoundError:
             raise damaged(self.place, self.info.name, "missing file") from None
-        if len(got) != num_bytes:
-            raise self._error(first_page + len(got) // PAGE_BYTES, SHORT)
-        data[:num_bytes] = np.frombuffer(got, dtype=np.uint8)
+        if len(got) != stop - start:
+            raise self.error((start + len(got)) // PAGE_BYTES, SHORT)
+        return got
+
+    def _download(self, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
+        """Checked pieces for the cache, which would keep damage that happened on the way."""
+        for first in range(start, stop, LONGEST_BYTES):
+            piece = np.frombuffer(self._read_range(first, min(first + LONGEST_BYTES, stop)), dtype=np.uint8)
+            bad = check_pages(as_words(piece), piece, piece.shape[0], self.sums, first // PAGE_BYTES)
+            if bad >= 0:
+                raise self.error(first // PAGE_BYTES + bad, DAMAGED)
+            yield piece
 
     def read(self, data: NDArray[np.uint8], words: NDArray[np.uint64], *, first_page: int, num_pages: int) -> int:
         """Read and check consecutive pages into page-aligned `data`; returns their number of bytes."""
         num_bytes = self.run_bytes(first_page, num_pages)
-        if self.descriptor < 0:
-            self.fetch(data, first_page=first_page, num_bytes=num_bytes)
-        while (status := load_run(self.descriptor, data, words, first_page, num_bytes, self.sums)) != OK:
-            self.explain(status)
-        return num_bytes
+        trusted = self.cached is None
+        while True:
+            if self.descriptor < 0:
+                self.fetch(data, first_page=first_page, num_bytes=num_bytes)
+            status = load_run(self.descriptor, data, words, first_page, num_bytes, self.sums, 0)
+            if status == OK:
+                return num_bytes
+            if trusted:
+                self.explain(status)
+            else:  # perhaps only the cached copy is damaged
+                trusted = True
+                self.distrust(first_page, num_pages)
+
+    def distrust(self, first_page: int, num_pages: int) -> None:
+        """Have the cached blocks of these pages fetched again."""
+        cache = self.place.block_cache
+        if self.cached is not None and cache is not None and num_pages:
+            per_block = cache.block_bytes // PAGE_BYTES
+            cache.distrust(self.cached, range(first_page // per_block, (first_page + num_pages - 1) // per_block + 1))
 
     def explain(self, status: int) -> None:
         """Raise what a failed read's status means; return when reading again may help."""
         page, code = divmod(status, NUM_CODES)
         if code != FAILED:
-            raise self._error(page, code)
+            raise self.error(page, code)
         # the kernel cannot see errno: do the same read here, where an interrupted call is also repeated
         try:
             os.preadv(self.descriptor, [Staging(PAGE_BYTES).data.data], page * PAGE_BYTES)
@@ -151,7 +194,8 @@ class PageFile:
                 raise
             raise damaged(self.place, self.info.name, f"page {page} cannot be read from the disk") from error
 
-    def _error(self, page: int, code: int) -> DamagedStore:
+    def error(self, page: int, code: int) -> DamagedStore:
+        """The error for a page that is not what was written."""
         found = f"page {page} has changed" if code == DAMAGED else f"file ends before the end of page {page}"
         return damaged(self.place, self.info.name, found)
 

@@ -16,7 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from storage.block_reads import OK, STAGING_BYTES, PageFile, ReadPool, Staging
+from storage.block_files import CacheFull
+from storage.block_reads import NUM_CODES, OK, STAGING_BYTES, PageFile, ReadPool, Staging
+from storage.cached_runs import read_cached_runs
 from storage.npy import HEADER_BYTES, damaged, npy_header
 from storage.pages import PAGE_BYTES
 from storage.place import Place
@@ -85,6 +87,7 @@ class FeatureFile:
     Args:
         place, info: the file.
         num_rows, dim, dtype: its shape and element type.
+        shape: as stored, where it is not (num_rows, dim).
         num_threads: reads in flight.
         max_gap_bytes: read through gaps up to this size; about bandwidth / (reads a second).
         direct: bypass the page cache where the file system allows.
@@ -101,6 +104,7 @@ class FeatureFile:
         num_rows: int,
         dim: int,
         dtype: DTypeLike,
+        shape: tuple[int, ...] | None = None,
         num_threads: int = 16,
         max_gap_bytes: int = 16384,
         direct: bool = True,
@@ -116,17 +120,16 @@ class FeatureFile:
         self._lock = Lock()
         self._file = PageFile(place, info, direct=direct)
         try:
-            self._check_header()
+            self._check_header(shape or (num_rows, dim))
         except BaseException:
             self._file.close()
             raise
 
-    def _check_header(self) -> None:
+    def _check_header(self, shape: tuple[int, ...]) -> None:
         place, info = self._file.place, self._file.info
         with self._pool.staging() as staging:
             self._file.read(staging.data, staging.words, first_page=0, num_pages=min(1, info.num_pages))
             header = staging.data[:HEADER_BYTES].tobytes()
-        shape = (self.num_rows, self.dim)
         expected_bytes = HEADER_BYTES + self.num_rows * self._row_bytes
         if info.num_bytes != expected_bytes or header != npy_header(self.dtype, shape):
             raise damaged(place, info.name, f"not an array {shape} of {self.dtype}")
@@ -177,11 +180,28 @@ class FeatureFile:
             if self._file.descriptor >= 0:
                 self._read_runs(runs, slice(begin, end), staging, out)
                 return
+            if self._read_cached(runs, slice(begin, end), staging, out):
+                return
             for run in range(begin, end):
                 first, num_pages = int(runs.first_page[run]), int(runs.num_pages[run])
                 num_bytes = self._file.run_bytes(first, num_pages)
                 self._file.fetch(staging.data, first_page=first, num_bytes=num_bytes)
                 self._read_runs(runs, slice(run, run + 1), staging, out)
+
+    def _read_cached(self, runs: Runs, which: slice, staging: Staging, out: NDArray[np.uint8]) -> bool:
+        """Read through the place's block cache; False when there is none, or no room in it."""
+        file, cache = self._file, self._file.place.block_cache
+        if cache is None or file.cached is None:
+            return False
+        try:
+            status = read_cached_runs(
+                cache, file.cached, runs=runs, which=which, staging=staging, out=out, sums=file.sums
+            )
+        except CacheFull:
+            return False
+        if status != OK:
+            raise file.error(*divmod(status, NUM_CODES))
+        return True
 
     def _read_runs(self, runs: Runs, which: slice, staging: Staging, out: NDArray[np.uint8]) -> None:
         file = self._file
@@ -198,6 +218,7 @@ class FeatureFile:
                 runs.rows,
                 runs.order,
                 out,
+                0,
             )
         ) != OK:
             file.explain(status)

@@ -2,20 +2,26 @@
 
 Locally a file is written under a temporary name, flushed to the disk and renamed, and the folder is flushed
 too. On object stores an upload becomes visible when it is complete, which is how they work, and an abandoned
-one is aborted. (`memory://` shows files while they are being written; nothing else here does.)
+one is aborted. (`memory://` shows files while they are being written; nothing else here does.) Requests to
+remote file systems are repeated and their failures explained by `retries`.
 """
 
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from storage.block_cache import BlockCache
 from storage.errors import BadInput
+from storage.range_reader import open_ranges, read_range
+from storage.retries import Retries, open_url, repeat_uploads
+
+T = TypeVar("T")
 
 _PARTIAL = ".partial"
 
@@ -25,14 +31,18 @@ class Place:
 
     Args:
         url: `s3://bucket/folder`, `memory://folder`, ... or a local path. It need not exist yet.
+        block_cache: what blocks of its stored files are kept in, when it is not on this machine.
+        retries: how patient to be with a remote file system.
 
     Raises BadInput for a URL of an unknown kind.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, block_cache: BlockCache | None = None, retries: Retries | None = None) -> None:
         self.url = url.rstrip("/") or "/"
+        self.block_cache = block_cache
+        self.retries = retries or Retries()
         try:
-            fs, path = fsspec.core.url_to_fs(self.url)
+            fs, path = open_url(self.url)
         except (ValueError, ImportError) as error:
             known = ", ".join(sorted(fsspec.available_protocols()))
             raise BadInput(
@@ -60,7 +70,7 @@ class Place:
 
     def child(self, name: str) -> "Place":
         """The folder `name` inside this one."""
-        return Place(self.full(name))
+        return Place(self.full(name), block_cache=self.block_cache, retries=self.retries)
 
     def full(self, name: str) -> str:
         """URL (or path) of `name`, for people."""
@@ -70,19 +80,25 @@ class Place:
         """Path of `name` on this machine; None when the place is elsewhere."""
         return self.path(name) if self._is_local else None
 
+    def _ask(self, request: Callable[..., T], name: str, **kwargs: Any) -> T:
+        """A request about `name`; repeated where the place is remote."""
+        if self._is_local:
+            return request(self.path(name), **kwargs)
+        return self.retries.call(self.full(name), request, self.path(name), **kwargs)
+
     def exists(self, name: str) -> bool:
         """Whether there is a file or folder `name`."""
-        return bool(self._fs.exists(self.path(name)))
+        return bool(self._ask(self._fs.exists, name))
 
     def size(self, name: str) -> int:
         """Bytes of file `name`; FileNotFoundError when there is none."""
-        return int(self._fs.size(self.path(name)))
+        return int(self._ask(self._fs.size, name))
 
     def names(self, folder: str = "") -> list[str]:
         """Names of the files and folders in `folder`, sorted; empty when it does not exist."""
         self._fs.invalidate_cache()
         try:
-            found = self._fs.ls(self.path(folder), detail=False)
+            found = self._ask(self._fs.ls, folder, detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
         names = {str(path).rstrip("/").rpartition("/")[2] for path in found}
@@ -92,8 +108,8 @@ class Place:
         """Remove a file, or a folder with all it holds; nothing happens when there is none."""
         local = self.local(name)
         if local is None:
-            if self._fs.exists(self.path(name)):
-                self._fs.rm(self.path(name), recursive=True)
+            if self.exists(name):
+                self._ask(self._fs.rm, name, recursive=True)
         elif os.path.isdir(local) and not os.path.islink(local):
             shutil.rmtree(local)
         elif os.path.lexists(local):
@@ -101,7 +117,13 @@ class Place:
 
     def read_bytes(self, name: str) -> bytes:
         """The whole file; FileNotFoundError when there is none."""
-        return bytes(self._fs.cat_file(self.path(name)))
+        return bytes(self._ask(self._fs.cat_file, name))
+
+    def read_range(self, name: str, *, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of a file; fewer when it ends before; FileNotFoundError when there is none."""
+        if self._is_local:
+            return bytes(self._fs.cat_file(self.path(name), start=start, end=stop))
+        return read_range(self._fs, self.path(name), start, stop, url=self.full(name), retries=self.retries)
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write or replace a whole file, atomically."""
@@ -110,7 +132,9 @@ class Place:
 
     def open_read(self, name: str) -> BinaryIO:
         """Open for reading, seekable; FileNotFoundError when there is none."""
-        return cast(BinaryIO, self._fs.open(self.path(name), "rb"))
+        if self._is_local:
+            return cast(BinaryIO, self._fs.open(self.path(name), "rb"))
+        return open_ranges(self._fs, self.path(name), url=self.full(name), retries=self.retries)
 
     @contextmanager
     def open_write(self, name: str) -> Iterator[BinaryIO]:
@@ -125,7 +149,8 @@ class Place:
     @contextmanager
     def _write_remote(self, name: str) -> Iterator[BinaryIO]:
         path = self.path(name)
-        file = self._fs.open(path, "wb", autocommit=False)
+        file = self._ask(self._fs.open, name, mode="wb", autocommit=False)
+        repeat_uploads(file, url=self.full(name), retries=self.retries)
         # fsspec also enters the file in its transaction, which would keep it, and its buffer, for ever
         self._fs.transaction.files.remove(file)
         try:

@@ -119,12 +119,13 @@ def read_unit(
     rows: NDArray[np.int64],
     order: NDArray[np.int64],
     out: NDArray[np.uint8],
+    base_page: int,
 ) -> int:
-    """Read, check and copy out the runs given; returns a status of `block_reads`."""
+    """Read, check and copy out the runs given; returns a status of `block_reads`. Descriptor and sums as there."""
     for run in range(first_page.shape[0]):
         start = first_page[run] * PAGE_BYTES
         num_bytes = min(num_pages[run] * PAGE_BYTES, file_bytes - start)
-        status = load_run(descriptor, data, words, first_page[run], num_bytes, sums)
+        status = load_run(descriptor, data, words, first_page[run], num_bytes, sums, base_page)
         if status != OK:
             return status
         served = slice(first_row[run], first_row[run + 1])

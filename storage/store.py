@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from storage.arrays import read_array
+from storage.block_cache import BlockCache
 from storage.errors import BadInput
 from storage.features import FeatureFile, SegmentedFeatures, StoredFeatures
 from storage.graph import EdgeArrays, RelationCSC, Topology, merge_segments
@@ -36,13 +37,15 @@ class Store:
         self.type_offsets: NDArray[np.int64] = np.cumsum([0, *counts], dtype=np.int64)
 
     @classmethod
-    def open(cls, url: str, *, generation: int | None = None) -> Self:
+    def open(cls, url: str, *, generation: int | None = None, block_cache: BlockCache | None = None) -> Self:
         """Open the current generation of the store at `url`, or an earlier one.
+
+        Files elsewhere are read through `block_cache` where one is given.
 
         Raises BadInput when there is no store, no such generation, or a format of another version;
         DamagedStore when the manifest or the generation has changed, or a file is missing or of another size.
         """
-        place = Place(url)
+        place = Place(url, block_cache=block_cache)
         manifest = _read_manifest(place, generation)
         opened = cls(place, _read_generation(place, manifest), generation_xxh64=manifest.generation_xxh64)
         opened._check_files()
@@ -190,6 +193,7 @@ def _refuse_missing(place: Place, generation: int | None) -> NoReturn:
             rule=f"generations of this store: {', '.join(map(str, known))}",
             remedy="choose one of them",
         )
+    place.names()  # refuses a bucket that does not exist
     raise BadInput(
         place.url,
         f"no {MANIFEST_NAME}",
