@@ -159,7 +159,10 @@ def take_step(
     optimizer: torch.optim.Optimizer,
     group: Group,
 ) -> tuple[float, float]:
-    """One step of the optimiser on one global batch; returns the loss over all ranks and the gradient norm."""
+    """One step of the optimiser on one global batch; returns the loss over all ranks and the gradient norm.
+
+    Raises TrainingFailed before the weights change when either is not a finite number.
+    """
     device_type = batch.node_type.device.type
     bfloat16 = run.training.precision == "bfloat16" or (run.training.precision == "auto" and device_type == "cuda")
     key = subkey(step_key(seed=run.run.seed, epoch=batch.epoch, step=batch.step), NOISE_TAG)
@@ -172,15 +175,16 @@ def take_step(
     loss = out.loss_sum * (group.world_size / max(count, 1.0))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), run.training.clip_norm or math.inf)
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), run.training.clip_norm or math.inf))
     value = loss_sum / max(count, 1.0)
-    if not math.isfinite(value):
-        raise TrainingFailed(
-            f"loss is {value} at epoch {batch.epoch}, step {batch.step}: training has diverged; lower "
-            "training.learning_rate or set training.clip_norm; the last checkpoint is kept"
-        )
+    for name, figure in (("loss", value), ("gradient norm", norm)):
+        if not math.isfinite(figure):
+            raise TrainingFailed(
+                f"{name} is {figure} at epoch {batch.epoch}, step {batch.step}: training has diverged; lower "
+                "training.learning_rate or set training.clip_norm; the last checkpoint is kept"
+            )
     optimizer.step()
-    return value, float(norm)
+    return value, norm
 
 
 def build_optimizer(run: RunFile, model: nn.Module) -> torch.optim.Optimizer:
