@@ -14,19 +14,28 @@ class Group:
 
     rank: int = 0
     world_size: int = 1
+    local_rank: int = 0
+    """number among the ranks of the same machine, which share its GPUs"""
     handle: Any = None
     """torch process group; None when alone"""
 
     @classmethod
-    def from_torch(cls) -> "Group":
+    def from_torch(cls, *, local_rank: int) -> "Group":
         """The group of all ranks of `torch.distributed`, or one rank alone when that is not initialised.
+
+        `local_rank` is the caller's; torch does not know which ranks share a machine.
 
         Every rank must call it, at the same point. It opens its own process group, so that sums made inside a
         backward pass never interleave with DDP's gradient buckets in a different order on different ranks.
         """
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-            return cls()
-        return cls(rank=dist.get_rank(), world_size=dist.get_world_size(), handle=dist.new_group())
+            return cls(local_rank=local_rank)
+        return cls(
+            rank=dist.get_rank(),
+            world_size=dist.get_world_size(),
+            local_rank=local_rank,
+            handle=dist.new_group(),
+        )
 
     def sum(self, tensor: Tensor) -> Tensor:
         """`tensor` summed over ranks, on every rank.

@@ -67,18 +67,26 @@ def store_of(run: RunFile, state: TrainingState) -> Store:
     )
 
 
-def pick_device(run: RunFile, *, rank: int) -> torch.device:
-    """The device of a rank: the run file's, or a GPU where there is one."""
-    if run.training.device == "cuda" and not torch.cuda.is_available():
+def pick_device(run: RunFile, *, local_rank: int) -> torch.device:
+    """The device of a rank: the run file's, or a GPU where there is one; BadInput for a GPU that is not there.
+
+    Args:
+        local_rank: number among the ranks of this machine, which share its GPUs.
+    """
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if run.training.device == "cuda" and num_gpus == 0:
         raise BadInput(
             "training.device=cuda",
             "no GPU that torch can use",
             rule="the device exists on every worker",
             remedy="set training.device=auto, or install a torch build for the GPU",
         )
-    if run.training.device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", rank % torch.cuda.device_count())
+    return torch.device("cpu") if run.training.device == "cpu" else device_of(local_rank, num_gpus=num_gpus)
+
+
+def device_of(local_rank: int, *, num_gpus: int) -> torch.device:
+    """The GPU of a rank of a machine with `num_gpus`, in turn; the CPU where there is none."""
+    return torch.device("cpu") if num_gpus == 0 else torch.device("cuda", local_rank % num_gpus)
 
 
 def check_hops(run: RunFile, model: Model) -> None:

@@ -64,6 +64,6 @@ def check(run: RunFile, *, progress: Progress) -> None:
     """Raise BadInput for what would stop a new run, before its run file is stored and a cluster is started."""
     progress.stage("check run file", total=1, unit="runs")
     if run.workers.count == 1:
-        pick_device(run, rank=0)
+        pick_device(run, local_rank=0)
     prepare(run, group=Group(), state=None)
     progress.advance(1)

@@ -91,7 +91,8 @@ def train_worker(config: dict[str, Any]) -> None:
     keep_freed_memory()
     run = RunFile.model_validate(config["run"])
     actor = ray.get_actor(config["coordinator"], namespace=NAMESPACE)
-    train(run, coordinator=RemoteCoordinator(actor), group=Group.from_torch(), progress=NoProgress())
+    group = Group.from_torch(local_rank=ray.train.get_context().get_local_rank())
+    train(run, coordinator=RemoteCoordinator(actor), group=group, progress=NoProgress())
 
 
 def train_on_ray(run: RunFile, *, lease: Lease, progress: Progress) -> RunStatus:

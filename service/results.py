@@ -93,7 +93,7 @@ def embed_run(run: RunFile, *, store_url: str | None, out: str | None, progress:
         cache_bytes=int(run.tiers.host_cache_bytes),
         rows_per_chunk=run.embedding.rows_per_chunk,
         max_edges_per_chunk=run.embedding.max_edges_per_chunk,
-        device=pick_device(run, rank=0),
+        device=pick_device(run, local_rank=0),
         progress=progress,
     )
     return EmbeddingResult(
@@ -132,6 +132,6 @@ def evaluate_run(run: RunFile, *, embeddings: str | None, progress: Progress) ->
         work=run_place(run).child(WORK),
         cache_bytes=int(run.tiers.host_cache_bytes),
         embedding=run.embedding,
-        device=pick_device(run, rank=0),
+        device=pick_device(run, local_rank=0),
         progress=progress,
     )

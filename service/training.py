@@ -48,7 +48,9 @@ NOISE_TAG = 0x401_5E
 
 def train(run: RunFile, *, coordinator: Coordinator, group: Group, progress: Progress) -> None:
     """Train from the run's newest checkpoint to its end; raises BadInput for settings that cannot work."""
-    device = pick_device(run, rank=group.rank)
+    device = pick_device(run, local_rank=group.local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # collectives and pinned memory go by the current device
     torch.set_num_threads(run.training.num_compute_threads or max(1, (os.cpu_count() or 1) // group.world_size))
     if group.rank == 0:
         coordinator.begin(world_size=group.world_size)

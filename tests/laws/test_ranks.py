@@ -176,7 +176,8 @@ def check_group(group: Group) -> None:
 def run_rank(*, world_size: int, folder: Path, rank: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
-    group = Group.from_torch()
+    group = Group.from_torch(local_rank=rank % 2)  # as on two machines
+    assert (group.rank, group.world_size, group.local_rank) == (rank, world_size, rank % 2)
     check_group(group)
     for number, case in enumerate(cases()):
         result = run_case(case, group=group, process_group=dist.group.WORLD)
