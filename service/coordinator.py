@@ -142,6 +142,7 @@ class RunCoordinator:
     def begin(self, *, world_size: int) -> None:
         """See `Coordinator`; damaged checkpoints are passed over and noted in the status."""
         self._status.world_size = world_size
+        self._status.total_steps = 0  # until `plan`, when every rank has read the graph
         self._status.attempts += 1
         self._status.state = "running"
         self._resume_from = None

@@ -103,6 +103,7 @@ def train_on_ray(run: RunFile, *, lease: Lease, progress: Progress) -> RunStatus
     """
     RunCoordinator(run)  # refuses a changed run file here, before a cluster is started
     started = not ray.is_initialized()
+    progress.stage("start Ray", total=1, unit="clusters")
     if started:
         if "RAY_ADDRESS" in os.environ:
             ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
@@ -119,6 +120,8 @@ def train_on_ray(run: RunFile, *, lease: Lease, progress: Progress) -> RunStatus
         actor = ray.remote(num_cpus=0)(RunCoordinator).options(name=name, namespace=NAMESPACE).remote(run)
         coordinator: Coordinator = RemoteCoordinator(actor)
         lease.on_lost(coordinator.abort)
+        progress.advance(1)
+        progress.stage("start workers, read graph", total=run.workers.count, unit="workers")
         watcher = Watcher(coordinator, progress)
         state: RunState = "failed"
         try:
@@ -177,6 +180,7 @@ class Watcher:
         self._coordinator = coordinator
         self._progress = progress
         self._stop = threading.Event()
+        self._attempts = coordinator.status().attempts
         self._shown = 0
         self._staged = False
         self._thread = threading.Thread(target=self._watch, name="hopstream-watch", daemon=True)
@@ -194,7 +198,8 @@ class Watcher:
 
     def _show(self) -> None:
         status = self._coordinator.status()
-        if status.total_steps and not self._staged:
+        if status.attempts > self._attempts and status.total_steps and not self._staged:
+            self._progress.advance(status.world_size)  # they are there, and have said how many steps lie ahead
             self._progress.stage("pretrain", total=status.total_steps, unit="steps")
             self._staged = True
         if self._staged and status.step > self._shown:

@@ -14,6 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import nn
@@ -30,6 +31,7 @@ from service.checkpoint import (
     save_checkpoint,
 )
 from service.coordinator import Coordinator, StepReport, TrainingSummary
+from service.embedding import open_features
 from service.errors import TrainingFailed
 from service.group import Group
 from service.learning_rate import learning_rate
@@ -57,40 +59,44 @@ def train(run: RunFile, *, coordinator: Coordinator, group: Group, progress: Pro
     group.barrier()
     name = coordinator.resume_point()
     checkpoint = None if name is None else load_checkpoint(run_place(run), name)
+    progress.stage("open store", total=1, unit="stores")
     prepared = prepare(run, group=group, state=None if checkpoint is None else checkpoint.state)
     store, order, total_steps = prepared.store, prepared.order, prepared.total_steps
     model = prepared.model.to(device)
+    progress.advance(1)
     optimizer = build_optimizer(run, model)
     first_step = 0
     if checkpoint is not None:
         restore(model, optimizer, checkpoint)
         first_step = checkpoint.state.step
-
-    coordinator.plan(total_steps=total_steps)
-    progress.stage("pretrain", total=total_steps, unit="steps")
-    progress.advance(first_step)
-
-    tables = [store.features(node_type.name) for node_type in store.node_types]
-    tiers = host_tiers(tables, cache_bytes=int(run.tiers.host_cache_bytes))
-    loader = Loader(
-        store.topology(),
-        order=order,
-        fanouts=run.sampling.fanouts,
-        seed=run.run.seed,
-        features=tiers,
-        rank=group.rank,
-        world_size=group.world_size,
-        num_threads=run.sampling.num_threads,
-        queue_batches=run.sampling.queue_batches,
-        pin_memory=device.type == "cuda",
-    )
     forward: nn.Module = model
     if group.world_size > 1:
         forward = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
-    began = time.monotonic()
     num_seeds = 0
     loss = 0.0 if checkpoint is None else checkpoint.state.loss
-    try:
+    with ExitStack() as opened:
+        progress.stage("read topology", total=1, unit="graphs")
+        topology = store.topology()
+        progress.advance(1)
+        tables = open_features(store, opened)
+        tiers = host_tiers(tables, cache_bytes=int(run.tiers.host_cache_bytes), progress=progress)
+        loader = Loader(
+            topology,
+            order=order,
+            fanouts=run.sampling.fanouts,
+            seed=run.run.seed,
+            features=tiers,
+            rank=group.rank,
+            world_size=group.world_size,
+            num_threads=run.sampling.num_threads,
+            queue_batches=run.sampling.queue_batches,
+            pin_memory=device.type == "cuda",
+        )
+        opened.callback(loader.close)
+        coordinator.plan(total_steps=total_steps)
+        progress.stage("pretrain", total=total_steps, unit="steps")
+        progress.advance(first_step)
+        began = time.monotonic()
         for batch in loader.batches(first_step=first_step, last_step=total_steps):
             done = batch.epoch * order.steps_per_epoch + batch.step + 1
             rate = learning_rate(run.training, step=done - 1, total_steps=total_steps)
@@ -128,11 +134,6 @@ def train(run: RunFile, *, coordinator: Coordinator, group: Group, progress: Pro
             if decision.stop:
                 break
         group.barrier()
-    finally:
-        loader.close()
-        for table in tables:
-            if table is not None:
-                table.close()
     if group.rank == 0:
         coordinator.summarise(
             TrainingSummary(
@@ -203,10 +204,11 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Chec
     restore_optimizer(model, optimizer, checkpoint.optimizer)
 
 
-def host_tiers(tables: Sequence[Features | None], *, cache_bytes: int) -> list[HostTier | None]:
-    """A host tier over each node type's feature table, sharing one budget by table size."""
-    shares = share_cache_bytes(tables, cache_bytes=cache_bytes)
-    return [
-        None if table is None else HostTier(table, cache_bytes=share)
-        for table, share in zip(tables, shares, strict=True)
-    ]
+def host_tiers(tables: Sequence[Features | None], *, cache_bytes: int, progress: Progress) -> list[HostTier | None]:
+    """A host tier over each node type's feature table, sharing one budget by table size; filled one by one."""
+    progress.stage("fill host cache", total=len(tables), unit="tables")
+    tiers = []
+    for table, share in zip(tables, share_cache_bytes(tables, cache_bytes=cache_bytes), strict=True):
+        tiers.append(None if table is None else HostTier(table, cache_bytes=share))
+        progress.advance(1)
+    return tiers

@@ -44,6 +44,32 @@ def test_a_run_that_diverged_before_its_first_checkpoint_may_change_its_settings
     assert pretrain(load_run_file(run), progress=NoProgress()).state == "finished"
 
 
+class Stages(NoProgress):
+    """Keeps every stage with its total and what was done of it."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[str | int]] = []
+
+    def stage(self, name: str, *, total: int, unit: str) -> None:
+        self.seen.append([name, total, 0])
+
+    def advance(self, amount: int) -> None:
+        self.seen[-1][2] = int(self.seen[-1][2]) + amount
+
+
+def test_every_phase_is_a_stage_that_is_complete_before_the_next_begins(tmp_path: Path) -> None:
+    small_store(tmp_path)
+    stages = Stages()
+    pretrain(load_run_file(str(small_run(tmp_path))), progress=stages)
+    assert stages.seen == [
+        ["check run file", 1, 1],
+        ["open store", 1, 1],
+        ["read topology", 1, 1],
+        ["fill host cache", 1, 1],
+        ["pretrain", 20, 20],
+    ]
+
+
 class NoStage(NoProgress):
     """Fails when any work is begun."""
 
