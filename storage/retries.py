@@ -23,7 +23,7 @@ TRANSIENT_KINDS = {
     # botocore, aiohttp, http.client, urllib3 and fsspec, none of which this room imports
     "HTTPClientError", "ClientPayloadError", "ClientConnectionError", "ClientOSError", "ServerDisconnectedError",
     "IncompleteRead", "IncompleteReadError", "ResponseParserError", "ResponseStreamingError", "FSTimeoutError",
-    "TransportError",
+    "TransportError", "ConnectionError",
 }  # fmt: skip
 CREDENTIAL_KINDS = {
     "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError",
