@@ -12,13 +12,13 @@ from typing import Literal, Protocol
 
 from service.checkpoint import list_checkpoints, load_checkpoint, remove_old_checkpoints
 from service.errors import TrainingFailed
+from service.metrics_log import MetricsLog
 from service.run_file import RunFile, harmful_differences
 from service.run_folder import refuse_changes, run_place, store_run, stored_run
 from storage.errors import DamagedStore
 from storage.place import Place
 
 STATE = "state.json"
-METRICS = "metrics.jsonl"
 FLUSH_SECONDS = 5.0
 
 RunState = Literal["new", "running", "finished", "failed", "interrupted"]
@@ -131,7 +131,7 @@ class RunCoordinator:
         self._run = run
         self._place = run_place(run)
         self._status = RunStatus(name=run.run.name)
-        self._metrics: list[str] = []
+        self._metrics = MetricsLog(self._place)
         self._seconds_before = 0.0
         self._began = time.monotonic()
         self._flushed = 0.0
@@ -155,7 +155,8 @@ class RunCoordinator:
                 continue
             self._resume_from = name
             break
-        self._resume_metrics(step)
+        self._status.step = step
+        self._metrics.resume(step)
         self._flush()
 
     def resume_point(self) -> str | None:
@@ -171,7 +172,10 @@ class RunCoordinator:
         if self._aborted is not None:
             raise TrainingFailed(self._aborted)
         last = step >= self._status.total_steps
-        return Decision(save=last or step % self._run.training.checkpoint_every_steps == 0, stop=last)
+        save = last or step % self._run.training.checkpoint_every_steps == 0
+        if save:  # the lines up to a checkpoint are there when it is
+            self._metrics.flush(to_disk=True)
+        return Decision(save=save, stop=last)
 
     def report(self, step: StepReport) -> None:
         """See `Coordinator`."""
@@ -179,7 +183,7 @@ class RunCoordinator:
         self._status.loss = step.loss
         every = self._run.training.log_every_steps
         if step.step % every == 0 or step.step >= self._status.total_steps:
-            self._metrics.append(json.dumps(asdict(step)))
+            self._metrics.add(asdict(step))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._flush()
 
@@ -225,21 +229,11 @@ class RunCoordinator:
             self._status = status
             self._seconds_before = status.seconds
 
-    def _resume_metrics(self, step: int) -> None:
-        """Keep the metric lines up to `step`: later steps are done again."""
-        self._status.step = step
-        try:
-            lines = self._place.read_bytes(METRICS).decode().splitlines()
-        except FileNotFoundError:
-            return
-        self._metrics = [line for line in lines if json.loads(line)["step"] <= step]
-
     def _flush(self) -> None:
         if self._aborted is not None:
             return
         self._flushed = time.monotonic()
-        if self._metrics:
-            self._place.write_bytes(METRICS, ("\n".join(self._metrics) + "\n").encode())
+        self._metrics.flush()
         self._place.write_bytes(STATE, json.dumps(asdict(self.status())).encode())
 
 

@@ -139,3 +139,13 @@ def test_an_aborted_run_decides_nothing_and_leaves_the_folder_to_the_other(tmp_p
     coordinator.saved(names[0])
     coordinator.end("failed")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_the_metrics_up_to_a_checkpoint_are_there_before_it_is_written(tmp_path: Path) -> None:
+    coordinator = RunCoordinator(run_of(tmp_path))
+    coordinator.begin(world_size=1)
+    coordinator.plan(total_steps=20)
+    for number in range(1, 6):
+        coordinator.report(step(number))
+        coordinator.decide(number)
+    assert metric_steps(tmp_path) == [1, 2, 3, 4, 5]  # as a kill after the checkpoint's last byte leaves it
