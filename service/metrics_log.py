@@ -91,7 +91,7 @@ def part_name(number: int) -> str:
 def part_names(place: Place) -> list[str]:
     """The parts that there are, from the first without a gap."""
     present = set(place.names())
-    names = []
+    names: list[str] = []
     while part_name(len(names)) in present:
         names.append(part_name(len(names)))
     return names

@@ -107,7 +107,7 @@ def until_lost(place: Place, happens: Callable[[], None]) -> None:
         assert told.wait(LIMIT_SECONDS)
         with pytest.raises(TrainingFailed, match="the lease on this work was lost"):
             lease.check()
-        late = []
+        late: list[str] = []
         lease.on_lost(late.append)
         assert len(late) == 1
 
