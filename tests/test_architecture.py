@@ -11,7 +11,7 @@ STORAGE = {"storage", "numpy", "pyarrow", "fsspec", "numba", "pydantic", "xxhash
 SAMPLING = STORAGE | {"sampling", "torch"}
 SERVICE = SAMPLING | {
     "service", "ray", "prometheus_client", "dgl", "typer", "rich", "sklearn", "safetensors", "yaml", "psutil",
-    "threadpoolctl",
+    "threadpoolctl", "torch_geometric",
 }  # fmt: skip
 ALLOWED = {"storage": STORAGE, "sampling": SAMPLING, "service": SERVICE}
 FILES = sorted(path for room in ALLOWED for path in (ROOT / room).rglob("*.py"))
@@ -42,3 +42,8 @@ def test_a_file_stays_one_idea_long(path: Path) -> None:
 def test_only_message_passing_knows_dgl() -> None:
     users = {path.relative_to(ROOT).as_posix() for path in FILES if "dgl" in imported_packages(path)}
     assert users <= {"service/message_passing/dgl_kernels.py"}
+
+
+def test_only_interop_knows_pyg() -> None:
+    users = {path.relative_to(ROOT).as_posix() for path in FILES if "torch_geometric" in imported_packages(path)}
+    assert users == {"service/interop/pyg_data.py", "service/interop/pyg_stores.py"}
