@@ -4,14 +4,14 @@ Modules that need torch are imported inside the commands, so that `--help` answe
 """
 
 import dataclasses
-import re
 from typing import Annotated
 
 import typer
 
+from service.command_line import Json, examples
 from service.outcome import FAILED, command, show
 from service.process import prepare_process
-from storage.errors import BadInput
+from service.store_commands import add_store_commands
 
 app = typer.Typer(
     name="hopstream",
@@ -24,84 +24,13 @@ app = typer.Typer(
     "**evaluate**. `hopstream demo` does all of it on the code of this Python environment.",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables and bars.")]
+add_store_commands(app)
+
 RunPath = Annotated[str, typer.Argument(metavar="RUN.yaml", help="Run file.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[section.field=value]...", help="Override keys of the run file."),
 ]
-
-EXAMPLE_NODE_TYPE = "node"
-EXAMPLE_RELATION = "node:to:node"
-
-
-def examples(*lines: str) -> str:
-    """The epilog of a command's `--help`."""
-    return "**Examples**\n\n" + "\n\n".join(f"`{line}`" for line in lines)
-
-
-@app.command(
-    epilog=examples(
-        "hopstream ingest --nodes nodes.parquet --edges edges.parquet --undirected --out store",
-        "hopstream ingest --nodes user=users/*.parquet --nodes item=s3://bucket/items --edges "
-        "user:reads:item=reads.parquet --out store",
-    )
-)
-def ingest(
-    nodes: Annotated[list[str], typer.Option(help="Node table: TYPE=URL, or URL for the one type 'node'. Repeatable.")],
-    edges: Annotated[
-        list[str],
-        typer.Option(help="Edge table: SRC:NAME:DST=URL, or URL for the one relation node:to:node. Repeatable."),
-    ],
-    out: Annotated[str, typer.Option(help="Folder or URL of the new store.")],
-    undirected: Annotated[bool, typer.Option("--undirected", help="Add the reverse of every edge.")] = False,
-    dangling: Annotated[str, typer.Option(help="Edges to unknown nodes: refuse or drop.")] = "refuse",
-    nan: Annotated[str, typer.Option(help="NaN or infinite features: refuse or zero.")] = "refuse",
-    feature_dtype: Annotated[
-        str | None,
-        typer.Option(help="Store features as float32, float16, uint8 or int8; default as they are."),
-    ] = None,
-    feature_columns: Annotated[
-        str | None, typer.Option(help="Comma-separated numeric columns to use as features.")
-    ] = None,
-    fanout: Annotated[
-        str, typer.Option(help="Fan-out that the order of rows on disk expects, from the seeds outward.")
-    ] = "15,10,5",
-    as_json: Json = False,
-) -> None:
-    """Turn Parquet node and edge tables into a graph store."""
-    from pydantic import ValidationError
-
-    from service.tables import ingest_table
-    from storage.ingest import IngestSettings
-    from storage.ingest import ingest as run_ingest
-
-    with command(as_json=as_json) as progress:
-        try:
-            settings = IngestSettings.model_validate(
-                {
-                    "nodes": named_tables(nodes, option="--nodes", default=EXAMPLE_NODE_TYPE),
-                    "edges": named_tables(edges, option="--edges", default=EXAMPLE_RELATION),
-                    "undirected": undirected,
-                    "dangling": dangling,
-                    "nan": nan,
-                    "feature_dtype": feature_dtype,
-                    "feature_columns": tuple(feature_columns.split(",")) if feature_columns else None,
-                    "fanout": tuple(fanout.split(",")),
-                }
-            )
-        except ValidationError as error:
-            first = error.errors()[0]
-            option = "--" + str(first["loc"][0]).replace("_", "-")
-            raise BadInput(
-                option, str(first["input"]), rule=first["msg"], remedy="see `hopstream ingest --help`"
-            ) from None
-        generation = run_ingest(settings, out=out, progress=progress)
-    show(
-        {"store": out, **generation.model_dump(mode="json")},
-        as_json=as_json,
-        table=lambda: ingest_table(out, generation),
-    )
 
 
 @app.command(
@@ -225,23 +154,6 @@ def demo(
     with command(as_json=as_json) as progress:
         report = run_demo(out, progress=progress)
     show(dataclasses.asdict(report), as_json=as_json, table=lambda: demo_summary(report))
-
-
-def named_tables(options: list[str], *, option: str, default: str) -> dict[str, str]:
-    """`NAME=URL` options as a mapping; a bare URL stands for the name `default`."""
-    tables: dict[str, str] = {}
-    for text in options:
-        match = re.match(r"([\w.\-]+(?::[\w.\-]+:[\w.\-]+)?)=(.+)", text)
-        name, url = match.groups() if match else (default, text)
-        if name in tables:
-            raise BadInput(
-                option,
-                f"{name} twice",
-                rule="each type or relation is given once",
-                remedy="join several files of one table by a folder or a glob",
-            )
-        tables[name] = url
-    return tables
 
 
 def main() -> None:

@@ -67,6 +67,11 @@ class ProgressBars:
         if self._task is not None:
             self._bars.advance(self._task, amount)
 
+    def note(self, text: str) -> None:
+        """A line above the bars."""
+        if self._live or self._plain:
+            self._console.print(text, highlight=False)
+
     def _finish(self) -> None:
         if self._task is None:
             return

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from storage.errors import BadInput
+from storage.offences import Offences
 from storage.schema import IdType
-from storage.tables import Offences, Table
+from storage.tables import Table
 
 SPLITS = ("train", "val", "test", "none")
 UNKNOWN_LABEL = -1

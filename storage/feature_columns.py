@@ -1,6 +1,6 @@
 """Which columns of a node table are its features: their width, the type they have and the type they get."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import pyarrow as pa
@@ -37,6 +37,10 @@ class FeatureColumns:
     dim: int
     dtype: Dtype
     converts: bool
+
+    def quantised(self) -> "FeatureColumns":
+        """The same columns, stored as int8 steps."""
+        return replace(self, dtype="int8", converts=True)
 
 
 def find_feature_columns(table: Table, *, named: tuple[str, ...] | None, dtype: Dtype | None) -> FeatureColumns | None:

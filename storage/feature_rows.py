@@ -1,8 +1,7 @@
-"""The features of one node type: streamed from its table, converted, checked, placed in another row order."""
+"""The features of a node table as they are stored: batches of it converted and checked."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -10,18 +9,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from storage.feature_columns import WIDTH_REMEDY, WIDTH_RULE, FeatureColumns
-from storage.tables import Offences, Table
+from storage.offences import Offences
 
-BATCH_BYTES = 16 << 20
 FINITE_REMEDY = "mend the values, or store zeros in their place with --nan zero"
 
 
 @dataclass(frozen=True)
 class FeatureRows:
-    """Features in the order asked for.
+    """Features of consecutive table rows.
 
     Attributes:
-        rows: [num_nodes, dim] of the stored dtype.
+        rows: [num_rows, dim] of the stored dtype.
         num_zeroed: values that were NaN or infinite and became 0.
     """
 
@@ -29,42 +27,55 @@ class FeatureRows:
     num_zeroed: int
 
 
-def read_features(
-    table: Table,
+FeatureScale: TypeAlias = NDArray[np.float32]
+"""[dim] what one step of a quantised int8 feature is worth, column by column"""
+
+QUANTISED_MAX = 127
+
+
+def convert_batch(
+    batch: pa.RecordBatch,
     *,
     columns: FeatureColumns,
-    rank: NDArray[np.int64],
+    scale: FeatureScale | None,
     nan: Literal["refuse", "zero"],
-    advance: Callable[[int], None],
-) -> FeatureRows:
-    """Read all features once and put table row i at `rows[rank[i]]`.
+    offences: Offences,
+    first_row: int,
+) -> FeatureRows | None:
+    """The features of a batch as they are stored; None, and the rows noted, when nulls or widths forbid it.
 
-    Besides the result, one batch and one row group are in memory. Floats become float16 and float32 by
-    rounding; a finite value that overflows counts as infinite. Integer dtypes take only values they can hold.
+    Floats become float16 and float32 by rounding; a finite value that overflows counts as infinite. Integer dtypes
+    take only values they can hold. With a scale, values become round(value / scale) in int8.
 
     Args:
-        table: the node table.
-        columns: its feature columns.
-        rank: [num_nodes] int64, a permutation.
+        batch: columns `columns.names`.
+        columns: the feature columns of the table.
+        scale: of quantised features, from `largest_magnitudes`.
         nan: whether NaN and infinite values are refused or become 0.
-        advance: told the number of rows done.
-
-    Raises:
-        BadInput: a null, another width, NaN or infinity (under `refuse`), a value the dtype cannot hold.
+        offences: told the rows that break a rule; their values are 0 in the result.
+        first_row: table row of the batch's first.
     """
-    out = np.empty((len(rank), columns.dim), dtype=columns.dtype)
-    offences = Offences(table)
-    num_zeroed = 0
-    for first_row, batch in table.batches(columns.names, max_rows=max(1, BATCH_BYTES // (4 * columns.dim))):
-        values = _matrix(batch, columns=columns, offences=offences, first_row=first_row)
-        if values is not None:
-            target = rank[first_row : first_row + len(values)]
-            done = _convert(values, columns=columns, nan=nan, offences=offences, first_row=first_row)
-            out[target] = done.rows
-            num_zeroed += done.num_zeroed
-        advance(batch.num_rows)
-    offences.refuse()
-    return FeatureRows(rows=out, num_zeroed=num_zeroed)
+    values = _matrix(batch, columns=columns, offences=offences, first_row=first_row)
+    if values is None:
+        return None
+    if scale is None:
+        return _convert(values, columns=columns, nan=nan, offences=offences, first_row=first_row)
+    exact = replace(columns, dtype="float32", converts=True)
+    found = _convert(values, columns=exact, nan=nan, offences=offences, first_row=first_row)
+    steps = np.rint(found.rows / np.where(scale > 0, scale, np.float32(1)))
+    rows = np.clip(steps, -QUANTISED_MAX, QUANTISED_MAX).astype(np.int8)
+    return FeatureRows(rows=rows, num_zeroed=found.num_zeroed)
+
+
+def largest_magnitudes(batch: pa.RecordBatch, *, columns: FeatureColumns) -> NDArray[np.float32]:
+    """Largest finite magnitude of each column of a batch, float32 [dim]; 0 where the batch breaks a rule."""
+    values = _matrix(batch, columns=columns, offences=Offences(), first_row=0)
+    if values is None or not len(values):
+        return np.zeros(columns.dim, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        magnitude = np.abs(values.astype(np.float32))
+    largest: NDArray[np.float32] = np.where(np.isfinite(magnitude), magnitude, np.float32(0)).max(axis=0)
+    return largest
 
 
 def _matrix(
@@ -130,7 +141,7 @@ def _convert(
     offences: Offences,
     first_row: int,
 ) -> FeatureRows:
-    """`values` [rows, dim] in the stored dtype, by the rules of `read_features`; bad values become 0."""
+    """`values` [rows, dim] in the stored dtype, by the rules of `convert_batch`; bad values become 0."""
     dtype = np.dtype(columns.dtype)
     num_zeroed = 0
     if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():

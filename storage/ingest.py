@@ -1,273 +1,234 @@
-"""Parquet tables in, a store out: one generation with one segment per node type and relation.
+"""Parquet tables in, a store out, in a stated memory: one generation with one segment per node type and relation.
 
-Stages, with what is in memory (n nodes, e edges of a relation):
+Stages, with what they leave (n nodes of a type, e edges of a relation; files, never in memory at once):
 
-1. read nodes      ids [n], label, split, timestamp of every type; the features' schema
-2. read edges      per relation source, target [e] int32 input positions, weight, timestamp; reverses
-3. order nodes     hotness [n] uint64, order [n] and its inverse, rank [n], per type
-4. write nodes     one type's features [n, dim] at a time
-5. write edges     one relation's CSC at a time
-6. commit          the generation, then the manifest
+1. read nodes      every column but the features checked; hash of every id [n], in runs     storage.build.node_scan
+2. map ids         hash, row [n] sorted by hash                                             storage.build.id_map
+3. read edges      source, target [e] as input positions, weight, timestamp                 storage.build.edge_spill
+4. count degrees   in- and out-degree [n]                                                   storage.build.degrees
+5. order nodes     hotness [n] uint64, order and rank [n]                                   storage.build.hotness
+6. arrange nodes   columns and features [n, dim] in runs by range of dense ids              storage.build.node_rows
+7. write nodes     the node segments                                                        storage.segments
+8. arrange edges   (target, source) [e] in runs by range of targets                         storage.build.edge_sort
+9. write edges     the edge segments, range by range                                        storage.segments
+10. commit         the generation, then the manifest
 
-Everything that can be refused without reading features is refused before the first byte is written.
+A stage is a set of independent tasks for an executor; what it leaves does not depend on who did which. An ingest
+that was killed goes on behind its last finished stage. Everything that can be refused without reading features is
+refused before the store's first byte is written.
 """
 
-import time
-from typing import Any, Literal
+import errno
+import json
+from functools import partial
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+import xxhash
 
-from storage.claim import claimed, refuse_occupied
-from storage.edges import Edges, both_ways, open_edge_table, read_edges, reversed_name, symmetric
-from storage.errors import BadInput
-from storage.hotness import ALL_NEIGHBOURS, expected_accesses, hottest_first
-from storage.nodes import NODE_COLUMNS, NodeTable, open_node_table, read_nodes
-from storage.parts import count_isolated, count_self_loops, write_edges, write_nodes
+from storage.build.budget import Budget, floor_bytes
+from storage.build.context import Context, NodeInput
+from storage.build.crew import Crew
+from storage.build.edge_spill import open_edge_table
+from storage.build.edge_stages import CountedView, count_isolated, count_views, order_nodes, read_edges, write_edges
+from storage.build.executor import Executor, LocalExecutor
+from storage.build.node_stages import WrittenNodes, map_ids, write_nodes
+from storage.build.space import check_space, temporary_bytes
+from storage.build.stages import Stages
+from storage.claim import Claim, claimed, refuse_occupied
+from storage.feature_columns import find_feature_columns
+from storage.ingest_settings import (
+    IngestResources,
+    IngestSettings,
+    check_feature_columns,
+    check_settings,
+    find_feature_columns_in,
+)
+from storage.nodes import open_node_table
 from storage.place import Place
 from storage.progress import NoProgress, Progress
-from storage.schema import Dtype, Generation, NodeType, Relation, RelationInfo, check_name
-from storage.segments import commit_generation
+from storage.schema import Generation, NodeType, Relation, RelationInfo
+from storage.segments import WrittenEdges, commit_generation
 from storage.tables import Table
 
-
-class IngestSettings(BaseModel):
-    """What to ingest and under which policies; stored in the generation as given."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    nodes: dict[str, str] = Field(description="node type -> URL, glob or folder of its table")
-    edges: dict[str, str] = Field(description="source:name:target -> URL, glob or folder of its table")
-    undirected: bool = Field(default=False, description="add every edge's reverse")
-    dangling: Literal["refuse", "drop"] = Field(
-        default="refuse", description="edges to unknown nodes: refuse the table, or drop and count them"
-    )
-    nan: Literal["refuse", "zero"] = Field(
-        default="refuse", description="NaN and infinite features: refuse the table, or store 0 and count them"
-    )
-    feature_dtype: Dtype | None = Field(
-        default=None, description="dtype of stored features; by default as in the table"
-    )
-    feature_columns: tuple[str, ...] | None = Field(
-        default=None, description="numeric columns that are the features, in place of the column features"
-    )
-    fanout: tuple[int, ...] = Field(
-        default=(15, 10, 5),
-        description="neighbours per node and relation in each hop, for which the hottest nodes come first",
-    )
+__all__ = ["IngestResources", "IngestSettings", "ingest"]
 
 
-class _Stages:
-    """Tells the progress which stage runs, and keeps the seconds of each."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.seconds: dict[str, float] = {}
-        self._progress = progress
-        self._name: str | None = None
-        self._began = 0.0
-
-    def begin(self, name: str, *, total: int, unit: str) -> None:
-        self.end()
-        self._name, self._began = name, time.perf_counter()
-        self._progress.stage(name, total=total, unit=unit)
-
-    def advance(self, amount: int) -> None:
-        self._progress.advance(amount)
-
-    def end(self) -> None:
-        if self._name is not None:
-            self.seconds[self._name] = round(time.perf_counter() - self._began, 3)
-
-
-def ingest(settings: IngestSettings, *, out: str, progress: Progress | None = None) -> Generation:
+def ingest(
+    settings: IngestSettings,
+    *,
+    out: str,
+    resources: IngestResources | None = None,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> Generation:
     """Write the tables as a new store at `out`; the same tables and settings give the same bytes.
 
     Args:
         settings: tables and policies.
-        out: a new or empty folder at any fsspec URL.
+        out: a new or empty folder at any fsspec URL, or one where the same ingest was killed.
+        resources: memory, workers and temporary files; the store does not depend on them.
+        executor: does the tasks; by default threads of this process.
         progress: told about the stages.
 
     Returns:
         The committed generation. Its report also has `seconds` by stage, which the stored one has not.
 
     Raises:
-        BadInput: a table breaks a rule, or `out` is occupied. Nothing is left at `out` then.
+        BadInput: a table breaks a rule, `out` is occupied, or the memory or disk is below what is needed. Nothing
+            is left at `out` then.
+        OSError: the disk is full or fails; the same ingest goes on from what is there.
     """
-    stages = _Stages(progress or NoProgress())
     place = Place(out)
+    resources = resources or IngestResources()
     refuse_occupied(place)
-    relations = _check(settings)
-    _check_feature_columns(settings.feature_columns)
+    relations = check_settings(settings)
+    check_feature_columns(settings.feature_columns)
     node_tables = {
         name: open_node_table(url, feature_columns=settings.feature_columns) for name, url in settings.nodes.items()
     }
-    _find_feature_columns(settings, node_tables)
+    find_feature_columns_in(settings.feature_columns, node_tables)
     edge_tables = {relation: open_edge_table(url) for relation, url in relations.items()}
-    report: dict[str, dict[str, Any]] = {"nodes": {}, "edges": {}}
+    nodes = [_node_input(settings, name, table) for name, table in node_tables.items()]
+    fingerprint = _fingerprint(settings, [*node_tables.values(), *edge_tables.values()])
+    with claimed(place, work_folder=resources.work_folder, check=partial(refuse_occupied, place)) as claim:
+        context = make_context(
+            settings, nodes, edge_tables,
+            claim=claim, fingerprint=fingerprint, resources=resources, executor=executor, progress=progress,
+        )  # fmt: skip
+        try:
+            return _run(context, edge_tables)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OSError(
+                    error.errno,
+                    f"{error.filename or claim.folder}: the disk is full: free some space and give the same command, "
+                    f"which goes on from its last finished stage; temporary files are in {claim.folder}",
+                ) from error
+            raise
 
-    stages.begin("read nodes", total=sum(t.num_rows for t in node_tables.values()), unit="nodes")
-    nodes = dict[str, NodeTable]()
-    for name, table in node_tables.items():
-        nodes[name] = read_nodes(
-            table,
-            node_type=name,
-            feature_columns=settings.feature_columns,
-            feature_dtype=settings.feature_dtype,
-        )
-        report["nodes"][name] = {"rows": table.num_rows}
-        stages.advance(table.num_rows)
 
-    stages.begin("read edges", total=sum(t.num_rows for t in edge_tables.values()), unit="edges")
-    edges = list[Edges]()
-    for relation, table in edge_tables.items():
-        read = read_edges(
-            table,
-            relation=relation,
-            source_ids=nodes[relation.source].ids,
-            target_ids=nodes[relation.target].ids,
-            dangling=settings.dangling,
-            advance=stages.advance,
-        )
-        both = _with_reverses(read.edges) if settings.undirected else [read.edges]
-        edges += both
-        report["edges"][str(relation)] = {
-            "rows": table.num_rows,
-            "dangling_dropped": read.num_dangling,
-            "self_loops": count_self_loops(read.edges),
-            "reverse_edges_added": sum(map(len, both)) - len(read.edges),
+def make_context(
+    settings: IngestSettings,
+    nodes: list[NodeInput],
+    edge_tables: dict[Relation, Table],
+    *,
+    claim: Claim,
+    fingerprint: str,
+    resources: IngestResources,
+    executor: Executor | None,
+    progress: Progress | None,
+) -> Context:
+    """Check memory and disk, and open the temporary files of an ingest; BadInput when either is too small."""
+    told = progress or NoProgress()
+    most_nodes = max(node.known.num_rows for node in nodes)
+    budget = Budget.checked(
+        memory_bytes=resources.memory_bytes,
+        num_workers=resources.num_workers if executor is None else executor.num_workers,
+        num_nodes=most_nodes,
+    )
+    needed = temporary_bytes(nodes, edge_tables, undirected=settings.undirected)
+    told.note(
+        f"memory {budget.memory_bytes / 1e9:.2f} GB (at least {floor_bytes(most_nodes) / 1e9:.2f}), "
+        f"{budget.num_workers} workers, temporary files up to {needed / 1e9:.2f} GB in {claim.folder}"
+    )
+    work = claim.work(fingerprint)
+    if not work.resumed:
+        check_space(needed, folder=claim.folder, place=claim.place)
+    stages = Stages(told, alive=claim.renew)
+    crew = Crew(budget=budget, executor=executor or LocalExecutor(budget.num_workers), advance=stages.advance)
+    return Context(settings=settings, nodes=nodes, place=claim.place, work=work, crew=crew, stages=stages)
+
+
+def _run(context: Context, edge_tables: dict[Relation, Table]) -> Generation:
+    maps = map_ids(context)
+    spills = read_edges(context, edge_tables, maps)
+    counted = count_views(context, spills)
+    orders = order_nodes(context, counted)
+    nodes = write_nodes(context, maps, orders)
+    edges = write_edges(context, counted, orders, segments={})
+    context.stages.begin("commit", total=1, unit="store")
+    report = _report(context, counted, nodes, edges)
+    generation = Generation(
+        format_version=1,
+        generation=0,
+        node_types=tuple(_node_type(node, nodes[node.name]) for node in context.nodes),
+        relations=tuple(_relation(found, done) for found, done in zip(counted, edges, strict=True)),
+        settings=context.settings.model_dump(mode="json"),
+        report=report,
+    )
+    commit_generation(context.place, generation)
+    context.stages.advance(1)
+    context.stages.end()
+    return generation.model_copy(update={"report": {**report, "seconds": context.stages.seconds}})
+
+
+def _node_input(settings: IngestSettings, name: str, table: Table) -> NodeInput:
+    dtype = "float32" if settings.quantize else settings.feature_dtype
+    features = find_feature_columns(table, named=settings.feature_columns, dtype=dtype)
+    if features is not None and settings.quantize:
+        features = features.quantised()
+    return NodeInput(name=name, table=table, known=table, base=0, segment=0, features=features)
+
+
+def _node_type(node: NodeInput, written: WrittenNodes) -> NodeType:
+    names = node.table.schema.names
+    return NodeType(
+        name=node.name,
+        num_nodes=node.table.num_rows,
+        id_type=written.id_type,
+        feature_dim=None if node.features is None else node.features.dim,
+        feature_dtype=None if node.features is None else node.features.dtype,
+        feature_scale=written.scale,
+        has_label="label" in names,
+        has_split="split" in names,
+        has_timestamp="timestamp" in names,
+        segments=(written.segment,),
+    )
+
+
+def _relation(found: CountedView, written: WrittenEdges) -> RelationInfo:
+    view = found.view
+    return RelationInfo(
+        relation=view.relation,
+        reverse_of=view.reverse_of,
+        num_edges=view.num_edges,
+        has_weight=view.spill.has_weight,
+        has_timestamp=view.spill.has_timestamp,
+        segments=(written.segment,),
+    )
+
+
+def _report(
+    context: Context, counted: list[CountedView], nodes: dict[str, WrittenNodes], edges: list[WrittenEdges]
+) -> dict[str, Any]:
+    isolated = count_isolated(context, counted)
+    report: dict[str, Any] = {"nodes": {}, "edges": {}}
+    for node in context.nodes:
+        report["nodes"][node.name] = {
+            "rows": node.table.num_rows,
+            "isolated": isolated[node.name],
+            "nan_zeroed": nodes[node.name].num_zeroed,
         }
-
-    num_nodes = {name: len(table) for name, table in nodes.items()}
-    num_visits = len(settings.fanout) * sum(map(len, edges))
-    stages.begin("order nodes", total=num_visits, unit="edges")
-    hotness = expected_accesses(edges, num_nodes=num_nodes, fanout=settings.fanout, advance=stages.advance)
-    orders = {name: hottest_first(values) for name, values in hotness.items()}
-    ranks = {name: _inverse(order) for name, order in orders.items()}
-    for name, count in count_isolated(edges, num_nodes=num_nodes).items():
-        report["nodes"][name]["isolated"] = count
-
-    with claimed(place):
-        stages.begin("write nodes", total=sum(num_nodes.values()), unit="nodes")
-        node_types = list[NodeType]()
-        for name, node_table in nodes.items():
-            written = write_nodes(
-                node_table,
-                place=place,
-                order=orders[name],
-                rank=ranks[name],
-                nan=settings.nan,
-                advance=stages.advance,
-            )
-            node_types.append(written.node_type)
-            report["nodes"][name]["nan_zeroed"] = written.num_zeroed
-
-        stages.begin("write edges", total=sum(map(len, edges)), unit="edges")
-        infos = list[RelationInfo]()
-        while edges:
-            part = edges.pop(0)  # its arrays are let go once written
-            stored = write_edges(
-                part,
-                place=place,
-                source_rank=ranks[part.relation.source],
-                target_rank=ranks[part.relation.target],
-            )
-            infos.append(stored.info)
-            if str(part.relation) in report["edges"]:
-                report["edges"][str(part.relation)]["parallel_edges"] = stored.num_parallel
-            stages.advance(len(part))
-
-        stages.begin("commit", total=1, unit="store")
-        generation = Generation(
-            format_version=1,
-            generation=0,
-            node_types=tuple(node_types),
-            relations=tuple(infos),
-            settings=settings.model_dump(mode="json"),
-            report=report,
+    for found, written in zip(counted, edges, strict=True):
+        spill, name = found.view.spill, str(found.table)
+        entry = report["edges"].setdefault(
+            name,
+            {
+                "rows": spill.num_rows,
+                "dangling_dropped": spill.num_dangling,
+                "self_loops": spill.num_loops,
+                "reverse_edges_added": -spill.num_edges,
+            },
         )
-        commit_generation(place, generation)
-        stages.advance(1)
-    stages.end()
-    return generation.model_copy(update={"report": {**report, "seconds": stages.seconds}})
+        entry["reverse_edges_added"] += found.view.num_edges
+        if str(found.view.relation) == name:
+            entry["parallel_edges"] = written.num_parallel
+    return report
 
 
-def _with_reverses(edges: Edges) -> list[Edges]:
-    if edges.relation.source == edges.relation.target:
-        return [symmetric(edges)]
-    return list(both_ways(edges))
-
-
-def _inverse(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return rank
-
-
-def _check(settings: IngestSettings) -> dict[Relation, str]:
-    """The relations by URL; BadInput for settings that no table could satisfy."""
-    for name in settings.nodes:
-        check_name(name, place=f"node type {name!r}")
-    relations = {Relation.parse(text): url for text, url in settings.edges.items()}
-    for what, given in (("node", settings.nodes), ("edge", settings.edges)):
-        if not given:
-            raise BadInput(f"--{what}s", "none given", rule=f"a graph has at least one {what} table", remedy="name one")
-    for k in settings.fanout:
-        if k < 1 and k != ALL_NEIGHBOURS:
-            raise BadInput(
-                f"fanout {settings.fanout}",
-                f"{k}",
-                rule="every fan-out must be >= 1, or -1 for all neighbours",
-                remedy="drop the hop or give it a number",
-            )
-    for relation in relations:
-        for name in (relation.source, relation.target):
-            if name not in settings.nodes:
-                raise BadInput(
-                    f"relation {relation}",
-                    f"unknown node type {name}",
-                    rule=f"the node types are {', '.join(settings.nodes)}",
-                    remedy=f"give its table with --nodes {name}=URL, or correct the name",
-                )
-        back = reversed_name(relation)
-        if settings.undirected and relation.source != relation.target and back.checked() in relations:
-            raise BadInput(
-                f"relation {back}",
-                f"it is given, and --undirected adds it for {relation}",
-                rule="a relation is given once",
-                remedy="leave out the table or --undirected, or rename the relation",
-            )
-    return relations
-
-
-def _check_feature_columns(named: tuple[str, ...] | None) -> None:
-    """BadInput for a name that is repeated, or has another meaning in a node table."""
-    for i, name in enumerate(named or ()):
-        if name in NODE_COLUMNS:
-            raise BadInput(
-                "--feature-columns",
-                name,
-                rule=f"the columns {', '.join(NODE_COLUMNS)} have meanings of their own",
-                remedy="leave the name out; without named columns, column features is used"
-                if name == "features"
-                else "leave the name out, or store its values under another name as well",
-            )
-        if name in (named or ())[:i]:
-            raise BadInput(
-                "--feature-columns",
-                f"{name} twice",
-                rule="every column is named once",
-                remedy="remove the repetition",
-            )
-
-
-def _find_feature_columns(settings: IngestSettings, tables: dict[str, Table]) -> None:
-    """BadInput when no node table has any of the named feature columns."""
-    named = settings.feature_columns
-    if named is not None and not any(set(named) & set(table.schema.names) for table in tables.values()):
-        raise BadInput(
-            f"feature columns {', '.join(named)}",
-            f"in no table of {', '.join(tables)}",
-            rule="a named feature column must be in a node table",
-            remedy="correct the names, or leave them out to use the column features",
-        )
+def _fingerprint(settings: IngestSettings, tables: list[Table]) -> str:
+    """What the stages of an ingest depend on: settings, and the state of every file."""
+    files = [
+        (file.path, file.num_bytes, file.group_rows, table.state(file)) for table in tables for file in table.files
+    ]
+    return xxhash.xxh64_hexdigest(json.dumps([settings.model_dump(mode="json"), files], default=str).encode())

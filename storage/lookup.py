@@ -42,6 +42,17 @@ def _hash_strings(offsets: NDArray[np.int64], data: NDArray[np.uint8], hashes: N
 
 
 @kernel
+def _check_strings(offsets: NDArray[np.int64], data: NDArray[np.uint8], checks: NDArray[np.uint32]) -> None:
+    for index in range(checks.shape[0]):
+        word = np.uint64(0xCBF29CE484222325)
+        for at in range(offsets[index], offsets[index + 1]):
+            word = (word ^ np.uint64(data[at])) * np.uint64(0x100000001B3)
+        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        checks[index] = np.uint32((word ^ (word >> np.uint64(31))) >> np.uint64(32))
+
+
+@kernel
 def _ranges(
     hashes: NDArray[np.uint64], wanted: NDArray[np.uint64], begin: NDArray[np.int64], end: NDArray[np.int64]
 ) -> int:
@@ -70,27 +81,36 @@ def hash_ids(ids: pa.Array) -> NDArray[np.uint64]:
     if pa.types.is_int64(ids.type):
         _hash_integers(np.array(ids), hashes)
         return hashes
-    ids = ids.cast(pa.large_string())
-    _, offsets_buffer, data_buffer = ids.buffers()
     if len(ids):
-        offsets = np.frombuffer(offsets_buffer, dtype=np.int64)[ids.offset : ids.offset + len(ids) + 1]
-        # an array of empty strings may have no data buffer; numba wants one type whether or not it may write
-        data = np.frombuffer(data_buffer or b"", dtype=np.uint8)
-        _hash_strings(_frozen(offsets), _frozen(data), hashes)
+        _hash_strings(*_text(ids), hashes)
     return hashes
 
 
-def build_lookup(ids: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
-    """The lookup of a segment: structured array (hash, row) [n] sorted by hash, then row; row i holds ids[i].
+def check_strings(ids: pa.Array) -> NDArray[np.uint32]:
+    """A second hash, uint32 [n], of strings: FNV-1a (Fowler, Noll and Vo) of the bytes, mixed as `hash_ids` mixes."""
+    checks = np.empty(len(ids), dtype=np.uint32)
+    if len(ids):
+        _check_strings(*_text(ids), checks)
+    return checks
 
-    Memory: 32 bytes a node while sorting.
-    """
-    chunks = ids.chunks if isinstance(ids, pa.ChunkedArray) else [ids]
-    hashes = np.concatenate([np.empty(0, dtype=np.uint64), *(hash_ids(chunk) for chunk in chunks)])
-    order = np.argsort(hashes, kind="stable")
+
+def _text(ids: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Offsets [n + 1] and bytes of a string array."""
+    ids = ids.cast(pa.large_string())
+    _, offsets_buffer, data_buffer = ids.buffers()
+    offsets = np.frombuffer(offsets_buffer, dtype=np.int64)[ids.offset : ids.offset + len(ids) + 1]
+    # an array of empty strings may have no data buffer; numba wants one type whether or not it may write
+    data = np.frombuffer(data_buffer or b"", dtype=np.uint8)
+    return _frozen(offsets), _frozen(data)
+
+
+def lookup_entries(hashes: NDArray[np.uint64], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Entries (hash, row) [n] of a lookup, sorted by both; `hashes` are sorted already."""
     lookup = np.empty(hashes.shape[0], dtype=LOOKUP_DTYPE)
-    lookup["hash"] = hashes[order]
-    lookup["row"] = order
+    lookup["hash"] = hashes
+    lookup["row"] = rows
+    if (hashes[1:] == hashes[:-1]).any():
+        lookup = lookup[np.lexsort((rows, hashes))]
     return lookup
 
 

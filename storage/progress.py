@@ -12,6 +12,9 @@ class Progress(Protocol):
     def advance(self, amount: int) -> None:
         """`amount` more units of the current stage are done."""
 
+    def note(self, text: str) -> None:
+        """Something worth a line of its own."""
+
 
 class NoProgress:
     """Says nothing."""
@@ -21,3 +24,6 @@ class NoProgress:
 
     def advance(self, amount: int) -> None:
         """Ignore the advance."""
+
+    def note(self, text: str) -> None:
+        """Ignore the note."""

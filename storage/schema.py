@@ -100,6 +100,34 @@ class FileInfo(StoredModel):
         return self
 
 
+class SourceFile(StoredModel):
+    """A Parquet file of the user's that features stay in, and what tells it from a changed one."""
+
+    url: str = Field(min_length=1, description="URL or absolute path")
+    num_bytes: int = Field(ge=0, description="size of the file")
+    group_rows: tuple[int, ...] = Field(min_length=1, description="rows of each row group")
+    fingerprint: str = Field(description="etag, or time of last change, as the file system gives it")
+    footer_xxh64: str = Field(pattern=_XXH64, description="hex XXH64 of the Parquet footer with its length and mark")
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the file."""
+        return sum(self.group_rows)
+
+
+class InPlaceFeatures(StoredModel):
+    """Features of a node segment that stay in the user's table."""
+
+    files: tuple[SourceFile, ...] = Field(min_length=1, description="of the table; rows follow each other")
+    columns: tuple[str, ...] = Field(min_length=1, description="the list column, or named numeric columns")
+    is_list: bool = Field(description="whether it is a list column")
+    converts: bool = Field(description="another dtype than the table's was asked for")
+    dim: int = Field(ge=1, description="columns of a feature row")
+    dtype: Dtype = Field(description="element type of a feature row, as it is served")
+    nan: Literal["refuse", "zero"] = Field(description="what becomes of values that are not finite")
+    positions: FileInfo = Field(description="[num_nodes] int64: row of the table of each dense id of the segment")
+
+
 class NodeSegment(StoredModel):
     """Consecutive nodes of one type, written together; ids run hottest first inside it."""
 
@@ -108,7 +136,8 @@ class NodeSegment(StoredModel):
     num_nodes: int = Field(ge=0, description="nodes in this segment")
     ids: FileInfo = Field(description="Parquet: id, position and, where the type has them, label, split, timestamp")
     lookup: FileInfo = Field(description="structured array (hash, row) sorted by both")
-    features: FileInfo | None = Field(description="[num_nodes, feature_dim]; null without features")
+    features: FileInfo | None = Field(description="[num_nodes, feature_dim]; null without features or in place")
+    in_place: InPlaceFeatures | None = Field(default=None, description="features that stay in the user's table")
 
 
 class NodeType(StoredModel):
@@ -119,6 +148,9 @@ class NodeType(StoredModel):
     id_type: IdType = Field(description="type of the user's ids")
     feature_dim: int | None = Field(ge=1, description="columns of a feature row; null without features")
     feature_dtype: Dtype | None = Field(description="element type of features; null without features")
+    feature_scale: tuple[float, ...] | None = Field(
+        default=None, description="[feature_dim] what a step of quantised int8 features is worth; null as they are"
+    )
     has_label: bool = Field(description="ids files carry `label` (int64, -1 unknown)")
     has_split: bool = Field(description="ids files carry `split` (train, val, test, none)")
     has_timestamp: bool = Field(description="ids files carry `timestamp` (int64)")
@@ -129,12 +161,20 @@ class NodeType(StoredModel):
         check_name(self.name, place="node type")
         if (self.feature_dim is None) != (self.feature_dtype is None):
             raise ValueError(f"node type {self.name}: feature_dim and feature_dtype are given together or not")
+        if self.feature_scale is not None and len(self.feature_scale) != self.feature_dim:
+            raise ValueError(f"node type {self.name}: {len(self.feature_scale)} scales of {self.feature_dim} columns")
         next_id = 0
         for segment in self.segments:
             if segment.first_id != next_id:
                 raise ValueError(f"node type {self.name}: segment {segment.segment} does not begin at {next_id}")
-            if (segment.features is None) != (self.feature_dim is None):
+            if (segment.features is None and segment.in_place is None) != (self.feature_dim is None):
                 raise ValueError(f"node type {self.name}: segments with and without features")
+            if segment.in_place is not None:
+                shape = (segment.in_place.dim, segment.in_place.dtype)
+                if segment.features is not None or shape != (self.feature_dim, self.feature_dtype):
+                    raise ValueError(
+                        f"node type {self.name}: segment {segment.segment} has its features twice, or others"
+                    )
             next_id += segment.num_nodes
         if next_id != self.num_nodes:
             raise ValueError(f"node type {self.name}: segments hold {next_id} of {self.num_nodes} nodes")
@@ -209,6 +249,7 @@ class Generation(StoredModel):
         for node_type in self.node_types:
             for nodes in node_type.segments:
                 found += [nodes.ids, nodes.lookup, nodes.features]
+                found += [] if nodes.in_place is None else [nodes.in_place.positions]
         for relation in self.relations:
             for edges in relation.segments:
                 found += [edges.indptr, edges.indices, edges.out_degree, edges.weight, edges.timestamp]

@@ -4,8 +4,10 @@ Every file is complete on the disk when a function returns; nothing of it counts
 replaced `manifest.json`, its last step.
 """
 
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +15,9 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from storage.arrays import ArrayWriter, write_array
+from storage.arrays import ArrayWriter
 from storage.checked import CheckedWriter
-from storage.lookup import build_lookup
+from storage.lookup import LOOKUP_DTYPE
 from storage.place import Place
 from storage.schema import (
     FORMAT_VERSION,
@@ -24,6 +26,7 @@ from storage.schema import (
     EdgeSegment,
     FileInfo,
     Generation,
+    IdType,
     Manifest,
     NodeSegment,
     Relation,
@@ -32,8 +35,33 @@ from storage.schema import (
 
 ROW_GROUP_ROWS = 1 << 17
 
-# a pyarrow Array or ChunkedArray or a numpy array; pyarrow has no types
-Column: TypeAlias = Any
+
+@dataclass(frozen=True)
+class SortedEdges:
+    """The edges of consecutive targets, in order of targets.
+
+    Attributes:
+        degrees: [num_targets] int64 edges of each target.
+        indices: [num_edges] uint32 dense source ids, each target's by (time, source, input position).
+        timestamp: [num_edges] int64; None without times.
+        weight: [num_edges] float32; None without weights.
+        num_parallel: edges beyond the first of each (source, target) pair.
+    """
+
+    degrees: NDArray[np.int64]
+    indices: NDArray[np.uint32]
+    timestamp: NDArray[np.int64] | None
+    weight: NDArray[np.float32] | None
+    num_parallel: int
+
+
+def ids_schema(kind: IdType, *, label: bool, split: bool, timestamp: bool) -> pa.Schema:
+    """Columns of an ids file."""
+    fields = [("id", pa.int64() if kind == "int64" else pa.string()), ("position", pa.int64())]
+    fields += [("label", pa.int64())] if label else []
+    fields += [("split", pa.string())] if split else []
+    fields += [("timestamp", pa.int64())] if timestamp else []
+    return pa.schema(fields)
 
 
 def write_node_segment(
@@ -42,12 +70,11 @@ def write_node_segment(
     node_type: str,
     segment: int,
     first_id: int,
-    ids: pa.Array | pa.ChunkedArray,
-    position: Column,
-    label: Column | None,
-    split: Column | None,
-    timestamp: Column | None,
-    features: Iterator[NDArray[Any]] | None,
+    num_nodes: int,
+    schema: pa.Schema,
+    columns: Iterable[pa.Table],
+    lookup: Iterable[NDArray[Any]],
+    features: Iterable[NDArray[Any]] | None,
     feature_dim: int | None,
     feature_dtype: Dtype | None,
 ) -> NodeSegment:
@@ -58,45 +85,42 @@ def write_node_segment(
         node_type: name of the type.
         segment: number of the segment.
         first_id: dense id of row 0.
-        ids: [n] int64 or string, the user's ids.
-        position: [n] int64, row in the input.
-        label, split, timestamp: [n] int64, string and int64 columns, or None.
-        features: arrays [k, feature_dim] of `feature_dtype` that make up [n, feature_dim], or None.
+        num_nodes: rows.
+        schema: from `ids_schema`.
+        columns: tables with the columns of `schema` that make up the rows; all but the last hold a multiple of
+            ROW_GROUP_ROWS rows, so that the file does not depend on how they were cut.
+        lookup: arrays of LOOKUP_DTYPE that make up [num_nodes], sorted by (hash, row).
+        features: arrays [k, feature_dim] of `feature_dtype` that make up the rows, or None.
         feature_dim, feature_dtype: width and element type of features, or None.
 
-    Raises ValueError when features do not make up n rows.
+    Raises ValueError when the parts do not make up `num_nodes` rows.
     """
     check_name(node_type, place="node type")
     folder = f"nodes/{node_type}"
-    id_type = pa.int64() if pa.types.is_integer(ids.type) else pa.string()
-    columns = [
-        ("id", id_type, ids),
-        ("position", pa.int64(), position),
-        ("label", pa.int64(), label),
-        ("split", pa.string(), split),
-        ("timestamp", pa.int64(), timestamp),
-    ]
-    table = pa.table({name: values for name, _, values in columns if values is not None})
-    schema = pa.schema([pa.field(name, kind) for name, kind, values in columns if values is not None])
-    ids_info = _write_table(place, f"{folder}/ids.{segment}.parquet", table, schema)
-    lookup_info = write_array(place, f"{folder}/lookup.{segment}.npy", build_lookup(ids))
+    ids_info = _write_table(place, f"{folder}/ids.{segment}.parquet", columns, schema)
+    lookup_info = _write_parts(place, f"{folder}/lookup.{segment}.npy", lookup, dtype=LOOKUP_DTYPE, shape=(num_nodes,))
     features_info = None
     if features is not None:
         assert feature_dim is not None
         assert feature_dtype is not None
         name = f"{folder}/features.{segment}.npy"
-        with ArrayWriter(place, name, dtype=feature_dtype, shape=(len(ids), feature_dim)) as writer:
-            for rows in features:
-                writer.write(rows)
-        features_info = writer.info
+        features_info = _write_parts(place, name, features, dtype=feature_dtype, shape=(num_nodes, feature_dim))
     return NodeSegment(
         segment=segment,
         first_id=first_id,
-        num_nodes=len(ids),
+        num_nodes=num_nodes,
         ids=ids_info,
         lookup=lookup_info,
         features=features_info,
     )
+
+
+@dataclass(frozen=True)
+class WrittenEdges:
+    """An edge segment in the store, and how many of its edges repeat the ends of another."""
+
+    segment: EdgeSegment
+    num_parallel: int
 
 
 def write_edge_segment(
@@ -104,37 +128,67 @@ def write_edge_segment(
     *,
     relation: Relation,
     segment: int,
-    indptr: NDArray[Any],
-    indices: NDArray[Any],
-    out_degree: NDArray[Any],
-    weight: NDArray[Any] | None,
-    timestamp: NDArray[Any] | None,
-) -> EdgeSegment:
-    """Write the files of one edge segment.
+    num_edges: int,
+    num_sources: int,
+    num_targets: int,
+    ranges: Iterable[SortedEdges],
+    out_degree: Iterable[NDArray[Any]],
+    has_weight: bool,
+    has_timestamp: bool,
+    advance: Callable[[int], None] = lambda _: None,
+) -> WrittenEdges:
+    """Write the files of one edge segment from edges that come range by range; integers are int32 where they fit.
 
     Args:
         place: the store.
         relation: whose edges.
         segment: number of the segment.
-        indptr: [num_targets + 1] int32 or int64 over all targets there are.
-        indices: [num_edges] int32 or int64 dense source ids, sorted by (time, source, position).
-        out_degree: [num_sources] int32 or int64, of these edges.
-        weight: [num_edges], stored as float32, or None.
-        timestamp: [num_edges], stored as int64, or None.
+        num_edges, num_sources, num_targets: of the segment; the nodes are all there are.
+        ranges: edges of consecutive targets, together of all.
+        out_degree: arrays that make up [num_sources], of these edges.
+        has_weight, has_timestamp: columns of the relation.
+        advance: told the number of edges done.
     """
     relation.checked()
+    counts = _fitting(num_edges)
 
-    def write(name: str, array: NDArray[Any]) -> FileInfo:
-        return write_array(place, f"edges/{relation.folder}/{name}.{segment}.npy", array)
+    def name(array: str) -> str:
+        return f"edges/{relation.folder}/{array}.{segment}.npy"
 
-    return EdgeSegment(
-        segment=segment,
-        num_edges=indices.shape[0],
-        indptr=write("indptr", indptr),
-        indices=write("indices", indices),
-        out_degree=write("out_degree", out_degree),
-        weight=None if weight is None else write("weight", weight.astype(np.float32, copy=False)),
-        timestamp=None if timestamp is None else write("timestamp", timestamp.astype(np.int64, copy=False)),
+    num_parallel, first = 0, 0
+    with ExitStack() as stack:
+
+        def open_array(array: str, dtype: Any, rows: int) -> ArrayWriter:
+            return stack.enter_context(ArrayWriter(place, name(array), dtype=dtype, shape=(rows,)))
+
+        indptr = open_array("indptr", counts, num_targets + 1)
+        indices = open_array("indices", _fitting(num_sources - 1), num_edges)
+        weight = open_array("weight", np.float32, num_edges) if has_weight else None
+        timestamp = open_array("timestamp", np.int64, num_edges) if has_timestamp else None
+        indptr.write(np.zeros(1, dtype=counts))
+        for edges in ranges:
+            ends = np.cumsum(edges.degrees) + first
+            indptr.write(ends.astype(counts))
+            indices.write(edges.indices.astype(indices.dtype))
+            if weight is not None and edges.weight is not None:
+                weight.write(edges.weight)
+            if timestamp is not None and edges.timestamp is not None:
+                timestamp.write(edges.timestamp)
+            first += len(edges.indices)
+            num_parallel += edges.num_parallel
+            advance(len(edges.indices))
+    degrees = (part.astype(counts, copy=False) for part in out_degree)
+    return WrittenEdges(
+        segment=EdgeSegment(
+            segment=segment,
+            num_edges=num_edges,
+            indptr=indptr.info,
+            indices=indices.info,
+            out_degree=_write_parts(place, name("out_degree"), degrees, dtype=counts, shape=(num_sources,)),
+            weight=None if weight is None else weight.info,
+            timestamp=None if timestamp is None else timestamp.info,
+        ),
+        num_parallel=num_parallel,
     )
 
 
@@ -162,10 +216,25 @@ def manifest_name(generation: int) -> str:
     return f"generations/{generation}.manifest.json"
 
 
-def _write_table(place: Place, name: str, table: pa.Table, schema: pa.Schema) -> FileInfo:
+def _write_table(place: Place, name: str, tables: Iterable[pa.Table], schema: pa.Schema) -> FileInfo:
     with CheckedWriter(place, name) as file, pq.ParquetWriter(file, schema) as writer:
-        for start in range(0, table.num_rows, ROW_GROUP_ROWS):
-            # cast part by part: one string array may not hold more than 2 GiB
-            writer.write_table(table.slice(start, ROW_GROUP_ROWS).cast(schema))
+        for table in tables:
+            for start in range(0, table.num_rows, ROW_GROUP_ROWS):
+                # cast part by part: one string array may not hold more than 2 GiB
+                part = table.slice(start, ROW_GROUP_ROWS).select(schema.names).cast(schema)
+                writer.write_table(part.combine_chunks(), row_group_size=ROW_GROUP_ROWS)
     assert file.info is not None
     return file.info
+
+
+def _write_parts(
+    place: Place, name: str, parts: Iterable[NDArray[Any]], *, dtype: Any, shape: tuple[int, ...]
+) -> FileInfo:
+    with ArrayWriter(place, name, dtype=dtype, shape=shape) as writer:
+        for part in parts:
+            writer.write(part)
+    return writer.info
+
+
+def _fitting(largest: int) -> type[np.int32] | type[np.int64]:
+    return np.int32 if largest <= np.iinfo(np.int32).max else np.int64

@@ -9,18 +9,20 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
-from numpy.typing import NDArray
 
 from storage.errors import BadInput
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
+BUFFER_BYTES = 1 << 20
+"""read ahead in each column of a local file"""
+REMOTE_READ_BYTES = 8 << 20
+"""one request to a remote file system"""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,28 @@ class TableFile:
     name: str
     path: str
     first_row: int
+    group_rows: tuple[int, ...]
+    """rows of each row group"""
+    num_bytes: int
+    """size of the file"""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the file."""
+        return sum(self.group_rows)
+
+
+class TablePart(NamedTuple):
+    """Consecutive row groups of one file: what one task reads."""
+
+    file: int
+    """index in `Table.files`"""
+    first_group: int
+    last_group: int
+    """exclusive"""
+    first_row: int
+    """row of the table"""
     num_rows: int
-    num_row_groups: int
 
 
 class Table:
@@ -42,7 +64,7 @@ class Table:
         self.files = files
         self.schema = schema
         self.num_rows = sum(file.num_rows for file in files)
-        self._fs = fs
+        self.fs = fs
 
     def place(self, row: int, column: str) -> str:
         """Where a user finds the value: file, column, row in that file."""
@@ -55,72 +77,59 @@ class Table:
         return f"{self.files[0].name}, column {column}"
 
     def batches(self, columns: Sequence[str], *, max_rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """(first row, batch) in row order, at most `max_rows` rows and one row group in memory at a time.
+        """(first row, batch) in row order, at most `max_rows` rows at a time; pages are decoded as they come.
 
         Raises:
             BadInput: a file cannot be read, or has changed since the table was opened.
         """
-        for file in self.files:
-            row = file.first_row
-            with _reading(file.name), _open(self._fs, file.path) as parquet:
-                for group in range(file.num_row_groups):
-                    for batch in parquet.iter_batches(batch_size=max_rows, row_groups=[group], columns=list(columns)):
-                        yield row, batch
-                        row += batch.num_rows
-            if row != file.first_row + file.num_rows:
-                raise BadInput(
-                    file.name,
-                    f"{row - file.first_row} rows read, {file.num_rows} expected",
-                    rule="a file must not change while it is read",
-                    remedy="ingest again when nothing writes to it",
-                )
+        for part in self.parts(min_rows=self.num_rows):
+            yield from self.read_part(part, columns, max_rows=max_rows)
 
-    def chunks(self, columns: Sequence[str], *, min_rows: int) -> Iterator[tuple[int, pa.Table]]:
-        """(first row, rows) in row order: as `batches`, gathered until a chunk has `min_rows` rows."""
-        first_row, held, num_held = 0, list[pa.RecordBatch](), 0
-        for _, batch in self.batches(columns, max_rows=min_rows):
-            held.append(batch)
-            num_held += batch.num_rows
-            if num_held >= min_rows:
-                yield first_row, _join(held)
-                first_row, held, num_held = first_row + num_held, [], 0
-        if held:
-            yield first_row, _join(held)
+    def parts(self, *, min_rows: int) -> list[TablePart]:
+        """The table cut at row groups into parts of at least `min_rows` rows where a file has as many."""
+        cut = list[TablePart]()
+        for number, file in enumerate(self.files):
+            first_group, first_row, num_rows = 0, file.first_row, 0
+            for group, rows in enumerate(file.group_rows):
+                num_rows += rows
+                if num_rows >= min_rows or group == len(file.group_rows) - 1:
+                    cut.append(TablePart(number, first_group, group + 1, first_row, num_rows))
+                    first_group, first_row, num_rows = group + 1, first_row + num_rows, 0
+        return [part for part in cut if part.num_rows]
 
-    def read(self, columns: Sequence[str]) -> pa.Table:
-        """The named columns of all rows, in memory."""
-        batches = [batch for _, batch in self.batches(columns, max_rows=1 << 20)]
-        return _join(batches)
-
-
-class Offences:
-    """The first offending row of a pass over a table and how many rows break the same rule.
-
-    A pass goes on to the end after the first offence, so that the message can count.
-    """
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-        self._first: tuple[str, str, str, str] | None = None
-        self._num_rows = 0
-
-    def add(self, rows: NDArray[Any], *, column: str, found: str, rule: str, remedy: str) -> None:
-        """Note `rows` [n] (ascending, not empty) that break `rule`; rules after the first are ignored."""
-        if self._first is None:
-            self._first = (self._table.place(int(rows[0]), column), found, rule, remedy)
-        if self._first[2] == rule:
-            self._num_rows += len(np.unique(rows))
-
-    def __bool__(self) -> bool:
-        return self._first is not None
-
-    def refuse(self) -> None:
-        """Raise the BadInput of the first offence, if there was one."""
-        if self._first is not None:
-            place, found, rule, remedy = self._first
+    def read_part(
+        self, part: TablePart, columns: Sequence[str], *, max_rows: int
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """(first row, batch) of one part, as `batches`."""
+        file = self.files[part.file]
+        row = part.first_row
+        with _reading(file.name), _open(self.fs, file.path) as parquet:
+            for group in range(part.first_group, part.last_group):
+                for batch in parquet.iter_batches(
+                    batch_size=max_rows, row_groups=[group], columns=list(columns), use_threads=False
+                ):
+                    yield row, batch
+                    row += batch.num_rows
+        if row != part.first_row + part.num_rows:
             raise BadInput(
-                place, f"{found} ({self._num_rows} of {self._table.num_rows} rows)", rule=rule, remedy=remedy
+                file.name,
+                f"{row - part.first_row} rows read, {part.num_rows} expected",
+                rule="a file must not change while it is read",
+                remedy="ingest again when nothing writes to it",
             )
+
+    def state(self, file: TableFile) -> str:
+        """What changes when a file does: as its file system knows it (time, size, entity tag)."""
+        return str(self.fs.ukey(file.path))
+
+    def value(self, row: int, column: str) -> Any:
+        """One value as Python knows it; reads its row group."""
+        for part in self.parts(min_rows=1):
+            if part.first_row <= row < part.first_row + part.num_rows:
+                for first_row, batch in self.read_part(part, [column], max_rows=1 << 16):
+                    if row < first_row + batch.num_rows:
+                        return batch.column(0)[row - first_row].as_py()
+        raise IndexError(f"row {row} of a table of {self.num_rows} rows")
 
 
 def open_table(url: str, *, required: Sequence[str], optional: Sequence[str] = ()) -> Table:
@@ -151,6 +160,7 @@ def open_table(url: str, *, required: Sequence[str], optional: Sequence[str] = (
         name = _shown(url, fs, path)
         with _reading(name), _open(fs, path) as parquet:
             metadata, file_schema = parquet.metadata, parquet.schema_arrow
+            num_bytes = int(fs.size(path))
         found = _select(name, file_schema, required=required, optional=optional)
         if schema is None:
             schema = found
@@ -160,8 +170,8 @@ def open_table(url: str, *, required: Sequence[str], optional: Sequence[str] = (
                 name=name,
                 path=path,
                 first_row=first_row,
-                num_rows=metadata.num_rows,
-                num_row_groups=metadata.num_row_groups,
+                group_rows=tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)),
+                num_bytes=num_bytes,
             )
         )
         first_row += metadata.num_rows
@@ -245,17 +255,14 @@ def _same_type(a: pa.DataType | None, b: pa.DataType | None) -> bool:
     return bool(a == b)
 
 
-def _join(batches: Sequence[pa.RecordBatch]) -> pa.Table:
-    return pa.Table.from_batches(batches)
-
-
 @contextmanager
 def _open(fs: Any, path: str) -> Iterator[pq.ParquetFile]:
+    # buffered: pages come one after another instead of a whole column of a row group at once
     if isinstance(fs, LocalFileSystem):
-        with pq.ParquetFile(path) as parquet:  # Arrow's own file reads without the GIL
+        with pq.ParquetFile(path, buffer_size=BUFFER_BYTES) as parquet:  # Arrow's own file reads without the GIL
             yield parquet
         return
-    with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+    with fs.open(path, "rb", block_size=REMOTE_READ_BYTES) as file, pq.ParquetFile(file) as parquet:
         yield parquet
 
 

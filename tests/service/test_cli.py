@@ -10,7 +10,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from service.cli import app, named_tables
+from service.cli import app
+from service.command_line import named_tables
 from storage.errors import BadInput
 from tests.data import small_run, small_store, write_tables
 from tests.processes import hopstream, start, wait_until

@@ -10,10 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage.claim import MARKER
+from storage.claim import UNFINISHED
 from storage.errors import BadInput
-from storage.ingest import IngestSettings, ingest
+from storage.ingest import IngestResources, IngestSettings, ingest
+from storage.place import Place
 from storage.progress import NoProgress
+from storage.store import Store
 
 
 @pytest.fixture
@@ -38,22 +40,74 @@ class Interrupt(NoProgress):
             raise KeyboardInterrupt
 
 
-STAGES = ["read edges", "write nodes", "write edges", "commit"]
+STAGES = ["map ids", "read edges", "order nodes", "write nodes", "write edges", "commit"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_an_interrupt_leaves_nothing(tmp_path: Path, settings: IngestSettings, stage: str) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        ingest(settings, out=str(tmp_path / "store"), progress=Interrupt(stage))
-    assert not (tmp_path / "store").exists()
+def test_after_an_interrupt_the_same_ingest_goes_on_and_another_starts_anew(
+    tmp_path: Path, settings: IngestSettings, stage: str
+) -> None:
+    ingest(settings, out=str(tmp_path / "whole"))
+    other = settings.model_copy(update={"undirected": True})
+    ingest(other, out=str(tmp_path / "other"))
+    for later, expected in ((settings, "whole"), (other, "other")):
+        out = tmp_path / f"{expected}-interrupted"
+        with pytest.raises(KeyboardInterrupt):
+            ingest(settings, out=str(out), progress=Interrupt(stage))
+        assert not (out / "manifest.json").exists()
+        ingest(later, out=str(out))
+        assert all_bytes(out) == all_bytes(tmp_path / expected)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_an_interrupt_leaves_an_empty_folder_empty(tmp_path: Path, settings: IngestSettings, stage: str) -> None:
-    (tmp_path / "store").mkdir()
-    with pytest.raises(KeyboardInterrupt):
-        ingest(settings, out=str(tmp_path / "store"), progress=Interrupt(stage))
-    assert list((tmp_path / "store").iterdir()) == []
+def test_bad_input_leaves_neither_the_place_nor_the_folders_above_it(tmp_path: Path, settings: IngestSettings) -> None:
+    pq.write_table(pa.table({"src": ["a", "b"], "dst": ["b", "z"]}), tmp_path / "edges.parquet")
+    with pytest.raises(BadInput, match="unknown n 'z'"):
+        ingest(settings, out=str(tmp_path / "deep" / "er" / "store"))
+    assert not (tmp_path / "deep").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(BadInput, match="unknown n 'z'"):
+        ingest(settings, out=str(tmp_path / "mine"))
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_two_ingests_into_one_place_refuse_each_other(tmp_path: Path, settings: IngestSettings) -> None:
+    out = str(tmp_path / "store")
+
+    class Second(NoProgress):
+        """Starts another ingest into the same place in the middle of the first."""
+
+        refused = 0
+
+        def stage(self, name: str, *, total: int, unit: str) -> None:
+            with pytest.raises(BadInput, match=r"another ingest is writing there.*wait for it"):
+                ingest(settings, out=out)
+            self.refused += 1
+
+    second = Second()
+    ingest(settings, out=out, progress=second)
+    assert second.refused >= len(STAGES)
+    ingest(settings, out=str(tmp_path / "other"))
+    assert all_bytes(tmp_path / "store") == all_bytes(tmp_path / "other")
+
+
+def test_a_remote_place_under_way_is_refused_from_another_machine(settings: IngestSettings, tmp_path: Path) -> None:
+    place = "memory://claim/store"
+
+    class Elsewhere(NoProgress):
+        """Another machine: it shares the place, not the folder of temporary files."""
+
+        refused = 0
+
+        def stage(self, name: str, *, total: int, unit: str) -> None:
+            with pytest.raises(BadInput, match="another ingest is writing there on host"):
+                ingest(settings, out=place, resources=IngestResources(work_folder=str(tmp_path / "there")))
+            self.refused += 1
+
+    elsewhere = Elsewhere()
+    ingest(settings, out=place, resources=IngestResources(work_folder=str(tmp_path / "here")), progress=elsewhere)
+    assert elsewhere.refused >= len(STAGES)
+    assert Store.open(place).num_nodes("n") == 3
+    assert UNFINISHED not in Place(place).names()
 
 
 KILLED = """
@@ -93,16 +147,6 @@ def test_an_existing_store_is_refused_and_kept(tmp_path: Path, settings: IngestS
     ingest(settings, out=str(out))
     before = all_bytes(out)
     with pytest.raises(BadInput, match=r"store: it already holds a store.*another place or delete it"):
-        ingest(settings, out=str(out))
-    assert all_bytes(out) == before
-
-
-def test_a_store_whose_ingest_was_killed_after_the_manifest_is_whole(tmp_path: Path, settings: IngestSettings) -> None:
-    out = tmp_path / "store"
-    ingest(settings, out=str(out))
-    before = all_bytes(out)
-    (out / MARKER).touch()
-    with pytest.raises(BadInput, match="it already holds a store"):
         ingest(settings, out=str(out))
     assert all_bytes(out) == before
 

@@ -296,14 +296,23 @@ class Recorder(NoProgress):
 def test_progress_reaches_the_total_of_every_stage(tmp_path: Path) -> None:
     progress = Recorder()
     ingest(write_tables(tmp_path / "in", shop()), out=str(tmp_path / "store"), progress=progress)
-    assert progress.stages == [
-        ["read nodes", 70, "nodes", 70],
-        ["read edges", 410, "edges", 410],
-        ["order nodes", 820, "edges", 820],
-        ["write nodes", 70, "nodes", 70],
-        ["write edges", 410, "edges", 410],
-        ["commit", 1, "store", 1],
+    assert [name for name, *_ in progress.stages] == [
+        "read nodes",
+        "map ids",
+        "read edges",
+        "count degrees",
+        "order nodes",
+        "arrange nodes",
+        "write nodes",
+        *["arrange edges", "write edges"] * 3,
+        "commit",
     ]
+    totals = [(total, unit) for _, total, unit, _ in progress.stages]
+    assert totals[:7] == [
+        (70, "nodes"), (70, "nodes"), (410, "edges"), (410, "edges"), (820, "edges"), (70, "nodes"), (70, "nodes"),
+    ]  # fmt: skip
+    assert [total for name, total, *_ in progress.stages if name == "write edges"] == [200, 150, 60]
+    assert [done for *_, done in progress.stages] == [total for total, _ in totals]
 
 
 def test_a_store_can_be_written_to_any_file_system(tmp_path: Path) -> None:

@@ -1,9 +1,19 @@
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import xxhash
+from numpy.typing import NDArray
 
-from storage.lookup import build_lookup, find_candidates, hash_ids
+from storage.lookup import check_strings, find_candidates, hash_ids, lookup_entries
+
+
+def build_lookup(ids: pa.Array) -> NDArray[Any]:
+    hashes = hash_ids(ids)
+    order = np.argsort(hashes, kind="stable")
+    return lookup_entries(hashes[order], order)
+
 
 MASK = 2**64 - 1
 STRINGS = ["", "a", "ab", "ä" * 20, "node 17", "x" * 1000, "🙂", "node 18"]
@@ -34,7 +44,7 @@ def test_the_hash_of_a_string_is_xxh64_of_its_bytes_in_whole_arrays_and_in_slice
 @pytest.mark.parametrize("ids", [list(range(-500, 500)), [f"node {number}" for number in range(1000)]])
 def test_a_lookup_is_sorted_and_leads_every_id_to_its_row(ids: list[int] | list[str]) -> None:
     array = pa.array(ids)
-    lookup = build_lookup(pa.chunked_array([array[:300], array[300:]]))
+    lookup = build_lookup(array)
     assert lookup.dtype == np.dtype([("hash", "<u8"), ("row", "<i8")])
     assert (np.diff(lookup["hash"].astype(object)) >= 0).all()
     assert lookup["hash"].tolist() == hash_ids(array)[lookup["row"]].tolist()
@@ -54,3 +64,18 @@ def test_every_row_of_a_shared_hash_is_a_candidate_and_an_unknown_id_has_none() 
     assert candidates.wanted.tolist() == [1, 1, 2, 1]
     assert candidates.row.tolist() == [0, 2, 3, 4]
     assert find_candidates(lookup, pa.array([], type=pa.int64())).row.tolist() == []
+
+
+def test_entries_of_one_hash_are_sorted_by_row() -> None:
+    lookup = lookup_entries(np.array([1, 4, 4, 4, 9], dtype=np.uint64), np.array([7, 5, 0, 3, 1]))
+    assert lookup["row"].tolist() == [7, 0, 3, 5, 1]
+
+
+def test_the_second_hash_of_a_string_depends_on_every_byte_and_not_on_its_array() -> None:
+    whole = check_strings(pa.array(STRINGS))
+    assert len(set(whole.tolist())) == len(STRINGS)
+    assert check_strings(pa.array(STRINGS)[3:6]).tolist() == whole[3:6].tolist()
+    word = 0xCBF29CE484222325
+    for byte in b"node 17":
+        word = (word ^ byte) * 0x100000001B3 & MASK
+    assert int(whole[4]) == splitmix64_finaliser(word) >> 32

@@ -9,7 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import BadInput
-from storage.tables import Offences, open_table
+from storage.offences import Offences
+from storage.tables import Table, open_table
+
+
+def read_ids(table: Table) -> list[int]:
+    return [x for _, batch in table.batches(["id"], max_rows=100) for x in batch.column(0).to_pylist()]
 
 
 def write(path: Path, values: list[int], *, row_group_size: int = 1000) -> None:
@@ -18,8 +23,7 @@ def write(path: Path, values: list[int], *, row_group_size: int = 1000) -> None:
 
 
 def ids_of(url: str) -> list[int]:
-    found: list[int] = open_table(url, required=("id",)).read(["id"])["id"].to_pylist()
-    return found
+    return read_ids(open_table(url, required=("id",)))
 
 
 def test_a_file_a_glob_and_a_folder_give_rows_in_the_order_of_paths(tmp_path: Path) -> None:
@@ -55,13 +59,13 @@ def test_tables_are_read_from_any_file_system(tmp_path: Path) -> None:
     fs.pipe_file("/tables/x/b.parquet", (tmp_path / "a.parquet").read_bytes())
     try:
         table = open_table("memory://tables/x/*.parquet", required=("id",))
-        assert table.read(["id"])["id"].to_pylist() == [1, 2, 1, 2]
+        assert read_ids(table) == [1, 2, 1, 2]
         assert table.place(3, "id").startswith("memory:///tables/x/b.parquet, column id, row 1")
     finally:
         fs.rm("/tables", recursive=True)
 
 
-def test_batches_and_chunks_cover_the_rows_in_order(tmp_path: Path) -> None:
+def test_batches_and_parts_cover_the_rows_in_order(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", list(range(10)), row_group_size=4)
     write(tmp_path / "b.parquet", [])
     write(tmp_path / "c.parquet", list(range(10, 17)), row_group_size=5)
@@ -73,10 +77,11 @@ def test_batches_and_chunks_cover_the_rows_in_order(tmp_path: Path) -> None:
     batches = [(row, batch.column(0).to_pylist()) for row, batch in table.batches(["id"], max_rows=3)]
     assert all(row == values[0] and len(values) <= 3 for row, values in batches)
     assert [x for _, values in batches for x in values] == list(range(17))
-    chunks = [(row, rows["id"].to_pylist()) for row, rows in table.chunks(["id"], min_rows=6)]
-    assert all(row == values[0] for row, values in chunks)
-    assert all(len(values) >= 6 for _, values in chunks[:-1])
-    assert [x for _, values in chunks for x in values] == list(range(17))
+    parts = table.parts(min_rows=6)
+    assert [(part.file, part.first_row, part.num_rows) for part in parts] == [(0, 0, 8), (0, 8, 2), (1, 10, 7)]
+    rows = [x for part in parts for _, b in table.read_part(part, ["id"], max_rows=4) for x in b.column(0).to_pylist()]
+    assert rows == list(range(17))
+    assert [table.value(row, "id") for row in (0, 9, 10, 16)] == [0, 9, 10, 16]
 
 
 def test_a_row_is_named_by_its_file_and_its_row_there(tmp_path: Path) -> None:
@@ -99,15 +104,17 @@ def test_a_file_replaced_after_opening_is_noticed(tmp_path: Path) -> None:
     table = open_table(f"{tmp_path}/a.parquet", required=("id",))
     write(tmp_path / "a.parquet", [1, 2])
     with pytest.raises(BadInput, match=r"2 rows read, 3 expected.*must not change"):
-        table.read(["id"])
+        read_ids(table)
 
 
 def test_offences_count_the_rows_of_the_first_rule_only(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", list(range(8)))
-    offences = Offences(open_table(f"{tmp_path}/a.parquet", required=("id",)))
-    offences.refuse()
+    table = open_table(f"{tmp_path}/a.parquet", required=("id",))
+    offences, later = Offences(), Offences()
+    offences.refuse(table)
     offences.add(np.array([2, 3, 3]), column="id", found="odd", rule="R", remedy="mend")
     offences.add(np.array([4]), column="id", found="other", rule="S", remedy="mend")
-    offences.add(np.array([7]), column="id", found="later", rule="R", remedy="mend")
+    later.add(np.array([7]), column="id", found="later", rule="R", remedy="mend")
+    offences.merge(later)
     with pytest.raises(BadInput, match=r"row 2 \(counted from 0\): odd \(3 of 8 rows\): R; mend"):
-        offences.refuse()
+        offences.refuse(table)

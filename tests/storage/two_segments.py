@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from storage.lookup import hash_ids, lookup_entries
 from storage.place import Place
 from storage.schema import EdgeSegment, Generation, NodeSegment, NodeType, Relation, RelationInfo
-from storage.segments import commit_generation, write_edge_segment, write_node_segment
+from storage.segments import SortedEdges, commit_generation, ids_schema, write_edge_segment, write_node_segment
 
 WRITES = Relation("author", "writes", "paper")
 WRITTEN_BY = Relation("paper", "written_by", "author")
@@ -82,11 +83,10 @@ def _write_authors(place: Place, contents: Contents) -> NodeType:
                 node_type="author",
                 segment=segment,
                 first_id=where.start,
-                ids=pa.array(ids[where]),
-                position=np.arange(total)[where],
-                label=None,
-                split=None,
-                timestamp=np.array(times[where]),
+                num_nodes=where.stop - where.start,
+                schema=ids_schema("string", label=False, split=False, timestamp=True),
+                columns=[pa.table({"id": ids[where], "position": np.arange(total)[where], "timestamp": times[where]})],
+                lookup=_lookup(pa.array(ids[where])),
                 features=iter([rows[where][:100], rows[where][100:]]),
                 feature_dim=6,
                 feature_dtype="float32",
@@ -124,11 +124,19 @@ def _write_papers(place: Place, contents: Contents) -> NodeType:
                 node_type="paper",
                 segment=segment,
                 first_id=where.start,
-                ids=pa.chunked_array([ids[where][:7], ids[where][7:]]),
-                position=np.arange(total)[where],
-                label=np.array(labels[where]),
-                split=pa.array(splits[where]),
-                timestamp=None,
+                num_nodes=where.stop - where.start,
+                schema=ids_schema("int64", label=True, split=True, timestamp=False),
+                columns=[
+                    pa.table(
+                        {
+                            "id": pa.chunked_array([ids[where][:7], ids[where][7:]]),
+                            "position": np.arange(total)[where],
+                            "label": labels[where],
+                            "split": splits[where],
+                        }
+                    )
+                ],
+                lookup=_lookup(pa.array(ids[where])),
                 features=iter([rows[where]]),
                 feature_dim=33,
                 feature_dtype="uint8",
@@ -183,16 +191,39 @@ def _write_edge_segment(
     place: Place, relation: Relation, segment: int, edges: list[Edge], num_sources: int, num_targets: int
 ) -> EdgeSegment:
     in_degree = np.bincount([edge.target for edge in edges], minlength=num_targets)
+    middle = num_targets // 2
+    first = int(in_degree[:middle].sum())
     return write_edge_segment(
         place,
         relation=relation,
         segment=segment,
-        indptr=np.cumsum([0, *in_degree], dtype=np.int32),
-        indices=np.array([edge.source for edge in edges], dtype=np.int32),
-        out_degree=np.bincount([edge.source for edge in edges], minlength=num_sources).astype(np.int32),
-        weight=np.array([edge.weight for edge in edges]) if relation != WRITES else None,
-        timestamp=np.array([edge.time for edge in edges]) if relation == CITES else None,
+        num_edges=len(edges),
+        num_sources=num_sources,
+        num_targets=num_targets,
+        ranges=[
+            _sorted_edges(relation, edges[:first], in_degree[:middle]),
+            _sorted_edges(relation, edges[first:], in_degree[middle:]),
+        ],
+        out_degree=[np.bincount([edge.source for edge in edges], minlength=num_sources)],
+        has_weight=relation != WRITES,
+        has_timestamp=relation == CITES,
+    ).segment
+
+
+def _sorted_edges(relation: Relation, edges: list[Edge], degrees: NDArray[np.int64]) -> SortedEdges:
+    return SortedEdges(
+        degrees=degrees,
+        indices=np.array([edge.source for edge in edges], dtype=np.uint32),
+        weight=np.array([edge.weight for edge in edges], dtype=np.float32) if relation != WRITES else None,
+        timestamp=np.array([edge.time for edge in edges], dtype=np.int64) if relation == CITES else None,
+        num_parallel=0,
     )
+
+
+def _lookup(ids: pa.Array) -> list[NDArray[Any]]:
+    hashes = hash_ids(ids)
+    order = np.argsort(hashes, kind="stable")
+    return [lookup_entries(hashes[order], order)]
 
 
 def _spans(name: str) -> tuple[slice, slice]:

@@ -1,0 +1,102 @@
+"""Commands that write stores: from tables to a store."""
+
+from typing import Annotated
+
+import typer
+
+from service.command_line import Json, examples, named_tables
+from service.outcome import command, show
+from storage.errors import BadInput
+
+EXAMPLE_NODE_TYPE = "node"
+EXAMPLE_RELATION = "node:to:node"
+
+
+def add_store_commands(app: typer.Typer) -> None:
+    """Add the commands of this module to the `hopstream` command."""
+    app.command(
+        epilog=examples(
+            "hopstream ingest --nodes nodes.parquet --edges edges.parquet --undirected --out store",
+            "hopstream ingest --nodes user=users/*.parquet --nodes item=s3://bucket/items --edges "
+            "user:reads:item=reads.parquet --out store",
+            "hopstream ingest --nodes nodes.parquet --edges edges.parquet --memory 2GiB --work /scratch --out store",
+        )
+    )(ingest)
+
+
+def ingest(
+    nodes: Annotated[list[str], typer.Option(help="Node table: TYPE=URL, or URL for the one type 'node'. Repeatable.")],
+    edges: Annotated[
+        list[str],
+        typer.Option(help="Edge table: SRC:NAME:DST=URL, or URL for the one relation node:to:node. Repeatable."),
+    ],
+    out: Annotated[str, typer.Option(help="Folder or URL of the new store.")],
+    undirected: Annotated[bool, typer.Option("--undirected", help="Add the reverse of every edge.")] = False,
+    dangling: Annotated[str, typer.Option(help="Edges to unknown nodes: refuse or drop.")] = "refuse",
+    nan: Annotated[str, typer.Option(help="NaN or infinite features: refuse or zero.")] = "refuse",
+    feature_dtype: Annotated[
+        str | None,
+        typer.Option(help="Store features as float32, float16, uint8 or int8; default as they are."),
+    ] = None,
+    feature_columns: Annotated[
+        str | None, typer.Option(help="Comma-separated numeric columns to use as features.")
+    ] = None,
+    fanout: Annotated[
+        str, typer.Option(help="Fan-out that the order of rows on disk expects, from the seeds outward.")
+    ] = "15,10,5",
+    quantize: Annotated[
+        bool, typer.Option("--quantize", help="Store features as int8 steps of a scale of each column.")
+    ] = False,
+    order: Annotated[
+        str, typer.Option(help="Order of rows on disk: hotness, or input (as the rows stand in the table).")
+    ] = "hotness",
+    memory: Annotated[
+        str, typer.Option(help="Memory of the whole process; at least 304 MiB and 16 bytes a node of the largest type.")
+    ] = "4GiB",
+    workers: Annotated[int | None, typer.Option(help="Tasks at once; default: all cores.")] = None,
+    work: Annotated[
+        str | None,
+        typer.Option(help="Folder for temporary files; default: inside a local store, else the system's."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn Parquet node and edge tables into a graph store, in the memory given.
+
+    Killed or interrupted, the same command goes on behind the last finished stage.
+    """
+    from pydantic import ValidationError
+
+    from service.tables import ingest_table
+    from storage.ingest import IngestResources, IngestSettings
+    from storage.ingest import ingest as run_ingest
+
+    with command(as_json=as_json) as progress:
+        try:
+            settings = IngestSettings.model_validate(
+                {
+                    "nodes": named_tables(nodes, option="--nodes", default=EXAMPLE_NODE_TYPE),
+                    "edges": named_tables(edges, option="--edges", default=EXAMPLE_RELATION),
+                    "undirected": undirected,
+                    "dangling": dangling,
+                    "nan": nan,
+                    "feature_dtype": feature_dtype,
+                    "feature_columns": tuple(feature_columns.split(",")) if feature_columns else None,
+                    "fanout": tuple(fanout.split(",")),
+                    "quantize": quantize,
+                    "order": order,
+                }
+            )
+            given = {"memory": memory, "workers": workers, "work": work}
+            resources = IngestResources.model_validate({name: v for name, v in given.items() if v is not None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            option = "--" + str(first["loc"][0]).replace("_", "-")
+            raise BadInput(
+                option, str(first["input"]), rule=first["msg"], remedy="see `hopstream ingest --help`"
+            ) from None
+        generation = run_ingest(settings, out=out, resources=resources, progress=progress)
+    show(
+        {"store": out, **generation.model_dump(mode="json")},
+        as_json=as_json,
+        table=lambda: ingest_table(out, generation),
+    )

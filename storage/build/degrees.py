@@ -1,0 +1,88 @@
+"""In- and out-degrees of a relation by input position, counted from its spill.
+
+Workers count disjoint slices into arrays of their own, which are then added: no two touch one counter.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.build.crew import Crew
+from storage.build.edge_view import EdgeView, Slice
+from storage.build.runs import map_array
+from storage.jit import kernel
+
+STREAM_BYTES_PER_EDGE = 64
+"""working memory of a streamed edge: columns as read, turned both ways, and what is made of them"""
+_SUM_ELEMENTS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Degrees:
+    """Files of uint32: `in_degree` [num_targets], `out_degree` [num_sources], by input position."""
+
+    in_degree: str
+    out_degree: str
+
+
+@dataclass(frozen=True)
+class _Task:
+    view: EdgeView
+    pieces: list[Slice]
+    num_sources: int
+    num_targets: int
+    path: str
+
+
+def count_degrees(folder: str, *, view: EdgeView, num_sources: int, num_targets: int, crew: Crew) -> Degrees:
+    """Count the degrees of a relation into files in `folder`."""
+    tasks = [
+        _Task(view, pieces, num_sources, num_targets, f"{folder}/{number}")
+        for number, pieces in enumerate(share_slices(view, crew, private_bytes=4 * (num_sources + num_targets)))
+    ]
+    for task, _ in zip(tasks, crew.executor.map(_count, tasks), strict=True):
+        crew.advance(sum(piece.count for piece in task.pieces))
+    for name in ("in", "out"):
+        add_up([f"{task.path}.{name}" for task in tasks], f"{folder}/{name}", dtype=np.uint32)
+    return Degrees(in_degree=f"{folder}/in", out_degree=f"{folder}/out")
+
+
+def share_slices(view: EdgeView, crew: Crew, *, private_bytes: int) -> list[list[Slice]]:
+    """The view's slices dealt to as many workers as can hold `private_bytes` each; at least one, maybe empty."""
+    pieces = view.slices(max_edges=crew.budget.rows(STREAM_BYTES_PER_EDGE))
+    num_workers = min(crew.budget.private_arrays(private_bytes), max(1, len(pieces)))
+    return [pieces[number::num_workers] for number in range(num_workers)]
+
+
+def add_up(paths: list[str], path: str, *, dtype: type[np.uint32] | type[np.uint64]) -> None:
+    """Write the element-wise sum of the arrays at `paths` to `path`, a piece at a time."""
+    parts = [map_array(name, dtype) for name in paths]
+    with open(path, "wb", buffering=0) as file:
+        for start in range(0, len(parts[0]), _SUM_ELEMENTS):
+            total = parts[0][start : start + _SUM_ELEMENTS].copy()
+            for part in parts[1:]:
+                total += part[start : start + _SUM_ELEMENTS]
+            file.write(total.data)
+
+
+def _count(task: _Task) -> None:
+    in_degree = np.zeros(task.num_targets, dtype=np.uint32)
+    out_degree = np.zeros(task.num_sources, dtype=np.uint32)
+    for piece in task.pieces:
+        edges = task.view.read(piece)
+        _add_edges(edges.source, edges.target, in_degree, out_degree)
+    in_degree.tofile(f"{task.path}.in")
+    out_degree.tofile(f"{task.path}.out")
+
+
+@kernel
+def _add_edges(
+    source: NDArray[np.uint32],
+    target: NDArray[np.uint32],
+    in_degree: NDArray[np.uint32],
+    out_degree: NDArray[np.uint32],
+) -> None:
+    for edge in range(source.shape[0]):
+        out_degree[source[edge]] += np.uint32(1)
+        in_degree[target[edge]] += np.uint32(1)

@@ -1,0 +1,58 @@
+"""Who does the tasks of a stage: threads of this process, or whatever an upper room hands down (Ray)."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class Executor(Protocol):
+    """Does independent tasks side by side.
+
+    Functions are importable by name; tasks and results are small, or arrays, and survive pickling between our own
+    processes. All workers see the same files under the same paths.
+    """
+
+    @property
+    def num_workers(self) -> int:
+        """Tasks that run at once."""
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether all workers draw on one memory budget: the threads of one process, or one machine."""
+
+    def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """`function(task)` of every task in their order; at most `num_workers` + 1 results wait for the caller.
+
+        Raises what the first failing task raised; no task runs any more then.
+        """
+
+
+class LocalExecutor:
+    """Threads of this process; kernels and Parquet decoding leave the GIL, so they use all its cores."""
+
+    shares_memory = True
+
+    def __init__(self, num_workers: int) -> None:
+        self.num_workers = num_workers
+
+    def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """As `Executor.map`; with one worker, in the calling thread."""
+        if self.num_workers == 1 or len(tasks) == 1:
+            yield from map(function, tasks)
+            return
+        with ThreadPoolExecutor(self.num_workers, thread_name_prefix="ingest") as threads:
+            waiting = deque[Future[Result]]()
+            try:
+                for task in tasks:
+                    if len(waiting) > self.num_workers:
+                        yield waiting.popleft().result()
+                    waiting.append(threads.submit(function, task))
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for ahead in waiting:
+                    ahead.cancel()

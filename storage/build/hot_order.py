@@ -1,0 +1,87 @@
+"""From hotness to dense ids: nodes by descending hotness, ties by input order, sorted a range of values at a time."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.build.budget import Budget
+from storage.build.runs import map_array
+
+_BYTES_PER_ROW = 48
+"""values, positions, and the sort of both"""
+_SAMPLE = 1 << 16
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class HotOrder:
+    """Files of uint32 about a type whose first `base` nodes are in the store already and keep their ids.
+
+    Attributes:
+        base: nodes in the store.
+        rank: [base + new] dense id of each position.
+        new_rank: [new] `rank - base` of the new nodes.
+        order: [new] the reverse of `new_rank`.
+    """
+
+    base: int
+    rank: str
+    new_rank: str
+    order: str
+
+
+def hottest_first(folder: str, *, hotness: str, base: int, budget: Budget) -> HotOrder:
+    """Order the new nodes of a type by a file of uint64 hotness of all; the files are written into `folder`."""
+    values = map_array(hotness, np.uint64)[base:]
+    rank = np.empty(len(values), dtype=np.uint32)
+    done = 0
+    with open(f"{folder}/order", "wb", buffering=0) as file:
+        for low, high in _ranges(values, max_rows=budget.sort_rows(_BYTES_PER_ROW)):
+            rows = _rows_between(values, low, high)
+            if low != high:
+                rows = rows[np.argsort(~values[rows], kind="stable")]
+            file.write(rows.data)
+            rank[rows] = np.arange(done, done + len(rows), dtype=np.uint32)
+            done += len(rows)
+    rank.tofile(f"{folder}/new_rank")
+    if base == 0:
+        return HotOrder(base=0, rank=f"{folder}/new_rank", new_rank=f"{folder}/new_rank", order=f"{folder}/order")
+    with open(f"{folder}/rank", "wb") as file:
+        for start in range(0, base, _PIECE):
+            np.arange(start, min(start + _PIECE, base), dtype=np.uint32).tofile(file)
+        for start in range(0, len(rank), _PIECE):
+            (rank[start : start + _PIECE] + np.uint32(base)).tofile(file)
+    return HotOrder(base=base, rank=f"{folder}/rank", new_rank=f"{folder}/new_rank", order=f"{folder}/order")
+
+
+def _ranges(values: NDArray[np.uint64], *, max_rows: int) -> list[tuple[int, int]]:
+    """Ranges (low, high) of values, both inclusive, hottest first, that cover all; a common value has its own."""
+    largest = (1 << 64) - 1
+    if len(values) <= max_rows:
+        return [(0, largest)]
+    sample = np.sort(values[:: max(1, len(values) // _SAMPLE)])
+    step = max(1, len(sample) * max_rows // (2 * len(values)))
+    cuts = sample[::step]
+    common = set(cuts[1:][cuts[1:] == cuts[:-1]].tolist())
+    bounds = sorted(set(cuts.tolist()))
+    ranges, low = list[tuple[int, int]](), 0
+    for bound in bounds:
+        if bound > low:
+            ranges.append((low, bound - 1))
+        if bound in common:
+            ranges.append((bound, bound))
+            low = bound + 1
+        else:
+            low = bound
+    ranges.append((low, largest))
+    return ranges[::-1]
+
+
+def _rows_between(values: NDArray[np.uint64], low: int, high: int) -> NDArray[np.uint32]:
+    found = [np.empty(0, dtype=np.uint32)]
+    for start in range(0, len(values), _PIECE):
+        piece = values[start : start + _PIECE]
+        inside = np.flatnonzero((piece >= np.uint64(low)) & (piece <= np.uint64(high)))
+        found.append((inside + start).astype(np.uint32))
+    return np.concatenate(found)
