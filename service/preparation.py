@@ -15,6 +15,8 @@ from service.run_file import RunFile
 from service.run_folder import open_same_store
 from service.schema import GraphSchema
 from service.seed_nodes import seed_nodes
+from service.tiers import block_cache_of
+from storage.block_cache import BlockCache
 from storage.errors import BadInput
 from storage.store import Store
 
@@ -39,7 +41,8 @@ def prepare(run: RunFile, *, group: Group, state: TrainingState | None) -> Prepa
 
     Raises BadInput for a store that cannot be opened or was replaced, and for settings that cannot work on it.
     """
-    store = Store.open(run.data.store) if state is None else store_of(run, state)
+    cache = block_cache_of(run.tiers)
+    store = Store.open(run.data.store, block_cache=cache) if state is None else store_of(run, state, block_cache=cache)
     model = build_model(run, GraphSchema.from_store(store), group=group)
     check_hops(run, model)
     order = SeedOrder(
@@ -57,13 +60,14 @@ def prepare(run: RunFile, *, group: Group, state: TrainingState | None) -> Prepa
     )
 
 
-def store_of(run: RunFile, state: TrainingState) -> Store:
+def store_of(run: RunFile, state: TrainingState, *, block_cache: BlockCache | None) -> Store:
     """The run's store at the generation that a checkpoint was trained on; BadInput when it was replaced."""
     return open_same_store(
         run.data.store,
         generation=state.generation,
         generation_xxh64=state.generation_xxh64,
         what="a checkpoint",
+        block_cache=block_cache,
     )
 
 

@@ -16,6 +16,7 @@ from service.preparation import pick_device, store_of
 from service.run_file import RunFile
 from service.run_folder import open_same_store, refuse_changes, run_place, stored_run
 from service.schema import GraphSchema
+from service.tiers import block_cache_of
 from storage.errors import BadInput, DamagedStore
 from storage.place import Place
 from storage.progress import Progress
@@ -78,10 +79,11 @@ def embed_run(run: RunFile, *, store_url: str | None, out: str | None, progress:
         )
     checkpoint = newest_checkpoint(run)
     settings = settings_of(run)
-    trained_on = store_of(settings, checkpoint.state)
+    cache = block_cache_of(run.tiers)
+    trained_on = store_of(settings, checkpoint.state, block_cache=cache)
     model = build_model(settings, GraphSchema.from_store(trained_on), group=Group())
     model.load_state_dict(checkpoint.model)
-    store = trained_on if store_url is None else Store.open(Place(store_url).local("") or store_url)
+    store = trained_on if store_url is None else Store.open(Place(store_url).local("") or store_url, block_cache=cache)
     target = out or run_place(run).full(EMBEDDINGS)
     use_all_cores(run)
     report = embed(
@@ -119,7 +121,11 @@ def evaluate_run(run: RunFile, *, embeddings: str | None, progress: Progress) ->
     folder = embeddings or run_place(run).full(EMBEDDINGS)
     manifest = read_manifest(Place(folder))
     store = open_same_store(
-        manifest.store, generation=manifest.generation, generation_xxh64=manifest.generation_xxh64, what="an embedding"
+        manifest.store,
+        generation=manifest.generation,
+        generation_xxh64=manifest.generation_xxh64,
+        what="an embedding",
+        block_cache=block_cache_of(run.tiers),
     )
     schema = GraphSchema.from_store(store)
     return evaluate(

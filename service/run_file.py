@@ -7,19 +7,21 @@ when a run is resumed; any other difference is refused, because it would change 
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 
 from service.embedding import EmbeddingConfig
 from service.encoders import EncoderConfig
 from service.evaluation import EvaluationConfig
 from service.objectives import ObjectiveConfig
+from service.tiers import TiersSection
 from storage.errors import BadInput
 from storage.place import Place
 
@@ -63,14 +65,6 @@ class SamplingSection(Section):
     seeds_per_step: int = Field(1024, ge=1, description="Seed nodes of the global batch, over all workers.")
     num_threads: int = Field(1, ge=1, description="Sampling threads a worker.", json_schema_extra=HARMLESS)
     queue_batches: int = Field(4, ge=1, description="Batches in flight a worker.", json_schema_extra=HARMLESS)
-
-
-class TiersSection(Section):
-    """Where features are kept on their way to the encoder."""
-
-    host_cache_bytes: ByteSize = Field(
-        ByteSize(1 << 30), description="Host memory a worker for the hottest rows, e.g. 4GiB."
-    )
 
 
 class TrainingSection(Section):
@@ -249,8 +243,10 @@ def remedy_for(parts: Sequence[str]) -> str:
 def with_absolute_paths(run: RunFile) -> RunFile:
     """The run file with local folders named from the root: workers and later commands start in other folders."""
     store, storage = (Place(url).local("") or url for url in (run.data.store, run.run.storage))
+    cache = run.tiers.disk_cache_folder
     return run.model_copy(
         update={
+            "tiers": run.tiers.model_copy(update={"disk_cache_folder": cache and os.path.abspath(cache)}),
             "data": run.data.model_copy(update={"store": store}),
             "run": run.run.model_copy(update={"storage": storage}),
         }

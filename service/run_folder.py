@@ -1,6 +1,7 @@
 """A run's folder, and what binds every later command: the settings and the store that the run began with."""
 
 from service.run_file import RunFile, harmful_differences, parse_run_text
+from storage.block_cache import BlockCache
 from storage.errors import BadInput
 from storage.place import Place
 from storage.store import Store
@@ -39,9 +40,11 @@ def refuse_changes(stored: RunFile, run: RunFile) -> None:
         )
 
 
-def open_same_store(url: str, *, generation: int, generation_xxh64: str, what: str) -> Store:
+def open_same_store(
+    url: str, *, generation: int, generation_xxh64: str, what: str, block_cache: BlockCache | None = None
+) -> Store:
     """Open the generation of the store at `url` that `what` belongs to; BadInput when another store is there now."""
-    store = Store.open(url, generation=generation)
+    store = Store.open(url, generation=generation, block_cache=block_cache)
     if store.generation_xxh64 != generation_xxh64:
         raise BadInput(
             url,
