@@ -15,6 +15,8 @@ from storage.block_cache import BlockCache
 from storage.errors import BadInput
 from storage.features import FeatureFile, SegmentedFeatures, StoredFeatures
 from storage.graph import EdgeArrays, RelationCSC, Topology, merge_segments
+from storage.in_place import ParquetFeatures
+from storage.local_cache import open_block_cache
 from storage.node_columns import find_rows, read_column, stream_ids
 from storage.npy import HEADER_BYTES, damaged
 from storage.place import Place
@@ -33,6 +35,7 @@ class Store:
         self.generation_xxh64 = generation_xxh64  # tells this generation from that of another store in its place
         self.node_types: tuple[NodeType, ...] = generation.node_types
         self.relations: tuple[RelationInfo, ...] = generation.relations
+        self._decoded: BlockCache | None = None
         counts = [node_type.num_nodes for node_type in self.node_types]
         self.type_offsets: NDArray[np.int64] = np.cumsum([0, *counts], dtype=np.int64)
 
@@ -129,6 +132,17 @@ class Store:
             return None
         parts: list[StoredFeatures] = []
         for segment in found.segments:
+            if segment.in_place is not None:
+                parts.append(
+                    ParquetFeatures(
+                        self.place,
+                        segment.in_place,
+                        num_rows=segment.num_nodes,
+                        scale=found.feature_scale,
+                        cache=self._decoded_cache(),
+                    )
+                )
+                continue
             assert segment.features is not None, "the schema holds this"
             parts.append(
                 FeatureFile(
@@ -140,6 +154,12 @@ class Store:
                 )
             )
         return parts[0] if len(parts) == 1 else SegmentedFeatures(parts)
+
+    def _decoded_cache(self) -> BlockCache:
+        """Where features in place are decoded to: the cache given, or this machine's."""
+        self._decoded = self.place.block_cache or self._decoded or open_block_cache()
+        assert self._decoded is not None, "its limit is not 0"
+        return self._decoded
 
     def node_column(self, node_type: str, column: Column) -> pa.ChunkedArray:
         """A column of the user's node table in dense order: id, label (int64, -1 unknown), split, timestamp
