@@ -11,6 +11,8 @@ from typing import Any
 
 import ray
 import ray.train
+import xxhash
+from ray.exceptions import RayActorError, RayTaskError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from service.coordinator import (
@@ -116,7 +118,7 @@ def train_on_ray(run: RunFile, *, lease: Lease, progress: Progress) -> RunStatus
                 num_cpus=max(os.cpu_count() or 1, run.workers.count),
             )
     try:
-        name = f"coordinator-{run.run.name}"
+        name = coordinator_name(run)
         actor = ray.remote(num_cpus=0)(RunCoordinator).options(name=name, namespace=NAMESPACE).remote(run)
         coordinator: Coordinator = RemoteCoordinator(actor)
         lease.on_lost(coordinator.abort)
@@ -146,26 +148,54 @@ def train_on_ray(run: RunFile, *, lease: Lease, progress: Progress) -> RunStatus
             raise KeyboardInterrupt from None  # Ray Train answers Ctrl-C by leaving the process
         finally:
             watcher.stop()
-            coordinator.end(state)
-        return coordinator.status()
+            status = end(coordinator, run=run, lease=lease, state=state)
+        return status
     finally:
         if started:
             ray.shutdown()
 
 
+def coordinator_name(run: RunFile) -> str:
+    """The actor's name: one a run on a cluster, also where runs in several places have the same name."""
+    return f"coordinator-{run.run.name}-{xxhash.xxh64_hexdigest(run_place(run).url.encode())}"
+
+
+def end(coordinator: Coordinator, *, run: RunFile, lease: Lease, state: RunState) -> RunStatus:
+    """Say that the attempt is over. When the actor is gone, nobody but this process writes the run's state."""
+    try:
+        coordinator.end(state)
+        return coordinator.status()
+    except RayActorError:
+        here = RunCoordinator(run)
+        lease.on_lost(here.abort)
+        here.end(state)
+        return here.status()
+
+
 def own_error(error: ray.train.WorkerGroupError) -> Exception | None:
-    """The error of ours that stopped a worker, out of what Ray wraps it in; None for any other failure."""
+    """The error of ours that stopped a worker, out of what Ray wraps it in; None for any other failure.
+
+    That the coordinator is gone counts as ours, unless there is a better reason.
+    """
     pending: list[object] = list(error.worker_failures.values())
+    gone: RayActorError | None = None
     while pending:
         failure = pending.pop(0)
-        if isinstance(failure, BadInput | TrainingFailed):
+        if isinstance(failure, BadInput | TrainingFailed) and not isinstance(failure, RayTaskError):
             return failure
+        if isinstance(failure, RayActorError):
+            gone = failure
         pending += [
             inner
             for name in ("cause", "_base_exc", "__cause__")
             if isinstance(inner := getattr(failure, name, None), BaseException)
         ]
-    return None
+    if gone is None:
+        return None
+    reason = " ".join(str(gone).split())
+    return TrainingFailed(
+        f"the run's coordinator is gone ({reason}); the same command goes on from the last checkpoint"
+    )
 
 
 def has_gpu() -> bool:
@@ -197,7 +227,10 @@ class Watcher:
             self._show()
 
     def _show(self) -> None:
-        status = self._coordinator.status()
+        try:
+            status = self._coordinator.status()
+        except RayActorError:
+            return  # the workers notice too, and end the run
         if status.attempts > self._attempts and status.total_steps and not self._staged:
             self._progress.advance(status.world_size)  # they are there, and have said how many steps lie ahead
             self._progress.stage("pretrain", total=status.total_steps, unit="steps")

@@ -10,6 +10,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from service.ray_workers import coordinator_name
+from service.run_file import load_run_file
 from storage.ingest import IngestSettings, ingest
 from tests.data import ROOT, real_graph, small_run, small_store
 from tests.processes import hopstream, result_of, start, wait_until
@@ -44,6 +46,37 @@ def test_bad_input_under_ray_is_one_line_too(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "need 3" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_runs_of_one_name_in_two_places_have_coordinators_of_their_own(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    here = load_run_file(str(run))
+    there = load_run_file(str(run), overrides=[f"run.storage={tmp_path}/elsewhere"])
+    assert coordinator_name(here) == coordinator_name(load_run_file(str(run), overrides=["workers.count=2"]))
+    assert coordinator_name(here) != coordinator_name(there)
+
+
+@pytest.mark.soak
+def test_a_run_whose_coordinator_is_killed_says_so_in_one_line_and_goes_on_when_started_again(tmp_path: Path) -> None:
+    small_store(tmp_path)
+    run = small_run(tmp_path, training={"epochs": 100, "checkpoint_every_steps": 20})
+    process = start("pretrain", str(run), "--workers", "2")
+    checkpoints = tmp_path / "runs" / "small" / "checkpoints"
+    wait_until(lambda: any(checkpoints.glob("*/manifest.json")), process=process)
+    (coordinator,) = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "RunCoordinator" in child.cmdline()[0]
+    ]
+    coordinator.kill()
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in error
+    assert "the run's coordinator is gone" in error
+    assert json.loads((tmp_path / "runs" / "small" / "state.json").read_text())["state"] == "failed"
+    assert not (tmp_path / "runs" / "small" / "lease.json").exists()
+    again = result_of("pretrain", str(run))
+    assert (again["state"], again["step"], again["attempts"]) == ("finished", 500, 2)
 
 
 @pytest.mark.soak
