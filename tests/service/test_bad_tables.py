@@ -38,10 +38,10 @@ def test_ingest_refuses_in_one_line_with_exit_code_2(name: str, tmp_path: Path) 
     words = ["ingest", *options(case.write(tmp_path)), "--out", str(tmp_path / "store")]
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 2, shown.output
-    *stages, last = shown.stderr.splitlines()
+    last = shown.stderr.splitlines()[-1]  # above it stand the stages that were done before
     assert last.startswith("error: ")
+    assert shown.stderr.count("error: ") == 1
     assert [part for part in case.says if part not in last] == [], last
-    assert all(line.endswith(" s") for line in stages), stages  # what was done before: `read nodes  4 nodes  0.1 s`
     assert shown.stdout == ""
     assert "Traceback" not in shown.output
 
