@@ -113,9 +113,9 @@ def explained(url: str, error: Exception) -> BadInput | None:
         return BadInput(
             url,
             found,
-            rule="reading needs credentials that may do so, and writing too",
-            remedy="set the credentials of the file system (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a "
-            "profile) or have access granted",
+            rule="the credentials in use must allow the request",
+            remedy="set them (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE) or have access "
+            "granted",
         )
     if isinstance(error, FileNotFoundError | FileExistsError | IsADirectoryError | NotADirectoryError):
         return None

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from storage.errors import BadInput
+from storage.range_reader import open_ranges
+from storage.retries import Retries, open_url
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 BUFFER_BYTES = 1 << 20
@@ -144,8 +145,8 @@ def open_table(url: str, *, required: Sequence[str], optional: Sequence[str] = (
         BadInput: no file, an unreadable file, a missing column, files that differ, or no row at all.
     """
     with _reading(url, rule="the table's storage must be reachable", remedy="check URL and credentials"):
-        fs, path = fsspec.core.url_to_fs(url)
-        paths = _find(fs, path)
+        fs, path = open_url(url)
+        paths = Retries().call(url, _find, fs, path)
     if not paths:
         raise BadInput(
             url,
@@ -160,7 +161,7 @@ def open_table(url: str, *, required: Sequence[str], optional: Sequence[str] = (
         name = _shown(url, fs, path)
         with _reading(name), _open(fs, path) as parquet:
             metadata, file_schema = parquet.metadata, parquet.schema_arrow
-            num_bytes = int(fs.size(path))
+            num_bytes = int(Retries().call(name, fs.size, path))
         found = _select(name, file_schema, required=required, optional=optional)
         if schema is None:
             schema = found
@@ -262,7 +263,8 @@ def _open(fs: Any, path: str) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path, buffer_size=BUFFER_BYTES) as parquet:  # Arrow's own file reads without the GIL
             yield parquet
         return
-    with fs.open(path, "rb", block_size=REMOTE_READ_BYTES) as file, pq.ParquetFile(file) as parquet:
+    url = str(fs.unstrip_protocol(path))
+    with open_ranges(fs, path, url=url) as file, pq.ParquetFile(file, buffer_size=REMOTE_READ_BYTES) as parquet:
         yield parquet
 
 

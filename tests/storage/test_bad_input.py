@@ -41,7 +41,8 @@ def test_storage_that_refuses_access_is_named_in_one_line(tmp_path: Path) -> Non
         ingest(settings, out=str(tmp_path / "store"))
     assert str(caught.value) == (
         "locked://bucket/*.parquet: PermissionError: no credentials found: "
-        "the table's storage must be reachable; check URL and credentials"
+        "the credentials in use must allow the request; set them (for S3 AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE) or have access granted"
     )
 
 
