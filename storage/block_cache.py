@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.block_files import (
-    NO_ROOM,
     BlockName,
     CacheFull,
     OpenBlock,
@@ -30,7 +29,7 @@ from storage.block_files import (
     open_block,
     write_block,
 )
-from storage.cache_space import BLOCKS, CacheSpace, holding
+from storage.cache_space import BLOCKS, CacheSpace, holding, writing
 from storage.cached_file import CachedFile
 from storage.errors import BadInput
 from storage.pages import PAGE_BYTES
@@ -45,9 +44,8 @@ MOST_IDLE = 64
 """blocks kept open while nobody reads them"""
 TOUCH_SECONDS = 60.0
 """the time of last use is kept to this precision"""
-REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _ATTEMPTS = 4
-"""a block may be evicted between being fetched and being opened"""
+"""a block may be evicted between being written and being opened"""
 
 
 @dataclass
@@ -197,12 +195,15 @@ class BlockCache:
         """Open a block, fetching it first where needed, and put it among the open ones with one user."""
         began = time.perf_counter()
         name = self._name(file, number)
-        for attempt in range(_ATTEMPTS):
-            block = self._open_stored(file, number)
+        block = self._open_stored(file, number)
+        if block is not None:
+            self._count(hits=1)
+            return self._put(name, block)
+        for _ in range(_ATTEMPTS):
+            block = self._fetch(file, number, last)
             if block is not None:
-                self._count(**({"hits": 1} if attempt == 0 else {"seconds": time.perf_counter() - began}))
+                self._count(seconds=time.perf_counter() - began)
                 return self._put(name, block)
-            self._fetch(file, number, last)
         raise CacheFull(f"{self.folder}: blocks are evicted as fast as they are fetched")
 
     def _open_stored(self, file: CachedFile, number: int) -> OpenBlock | None:
@@ -249,44 +250,43 @@ class BlockCache:
                 for extra in idle[: max(0, len(idle) - self._most_idle)]:
                     self._open.pop(extra).block.close()
 
-    def _fetch(self, file: CachedFile, number: int, last: int) -> None:
-        """Make blocks [number, last] that are missing, as far as one request goes, or all of a whole file."""
+    def _fetch(self, file: CachedFile, number: int, last: int) -> OpenBlock | None:
+        """Make blocks [number, last] that are missing, as far as one request goes, or all of a whole file.
+
+        Returns block `number`, opened before anyone could evict it; None in the rare case that someone did.
+        """
         ahead = max(1, min(JOINED_BYTES, self.limit_bytes // 4) // self.block_bytes)
         wanted = range(number, min(last, number + ahead - 1) + 1)
         if file.whole:
             wanted = range(-(-file.num_bytes // self.block_bytes))
-        try:
-            names = [file.key] if file.whole else [f"{file.key}/{n}" for n in wanted]
-            with holding(self.folder, names):
-                self._write_missing(file, wanted, number)
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                raise CacheFull(f"{self.folder}: {error.strerror}") from error
-            if error.errno in REFUSALS and str(error.filename).startswith(self.folder):
-                raise BadInput(
-                    f"block cache {self.folder}",
-                    str(error.strerror),
-                    rule="the folder of a block cache can be written",
-                    remedy="name another with tiers.disk_cache_folder",
-                ) from error
-            raise
+        names = [file.key] if file.whole else [f"{file.key}/{n}" for n in wanted]
+        with writing(self.folder), holding(self.folder, names):
+            # another may have been faster
+            return self._open_stored(file, number) or self._write_missing(file, wanted, number)
 
-    def _write_missing(self, file: CachedFile, wanted: range, number: int) -> None:
-        missing = [n for n in wanted if not os.path.exists(self._path(self._name(file, n)))]
-        if number not in missing:
-            return  # another was faster
+    def _write_missing(self, file: CachedFile, wanted: range, number: int) -> OpenBlock | None:
+        missing = [n for n in wanted if n == number or not os.path.exists(self._path(self._name(file, n)))]
         if not file.whole:  # those that follow without a hole
             missing = [n for place, n in enumerate(missing) if n == wanted[0] + place]
         sizes = {n: file.size(n, block_bytes=self.block_bytes) for n in missing}
-        with self._space.reserve(sum(map(block_file_bytes, sizes.values()))) as reservation:
-            self._count(evicted=reservation.evicted)
-            first = wanted[0]
-            for n, data in enumerate(file.blocks(first, missing[-1], block_bytes=self.block_bytes), first):
-                if n in sizes:
-                    name = self._name(file, n)
-                    write_block(self._path(name), name, data)
-                    reservation.spend(block_file_bytes(sizes[n]))
-            self._count(bytes=sum(sizes.values()))
+        opened: OpenBlock | None = None
+        try:
+            with self._space.reserve(sum(map(block_file_bytes, sizes.values()))) as reservation:
+                self._count(evicted=reservation.evicted)
+                blocks = file.blocks(wanted[0], missing[-1], block_bytes=self.block_bytes)
+                for n, data in enumerate(blocks, wanted[0]):
+                    if n in sizes:
+                        name = self._name(file, n)
+                        write_block(self._path(name), name, data)
+                        reservation.spend(block_file_bytes(sizes[n]))
+                    if n == number:
+                        opened = self._open_stored(file, n)
+        except BaseException:
+            if opened is not None:
+                opened.close()
+            raise
+        self._count(bytes=sum(sizes.values()))
+        return opened
 
 
 def _unlink(path: str) -> None:

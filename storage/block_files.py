@@ -109,13 +109,14 @@ def open_held(path: str) -> BinaryIO:
         file.close()  # someone took it for abandoned before it was locked
 
 
-def is_abandoned(path: str) -> bool:
-    """Whether a file of `open_held` has lost its writer."""
+def remove_abandoned(path: str) -> bool:
+    """Remove a file of `open_held` that has lost its writer; False when it lives. It may be gone already."""
     try:
         with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)  # while it is locked, so that a writer which is about to lock it sees that
             return True
-    except OSError:
+    except BlockingIOError:
         return False
 
 

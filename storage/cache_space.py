@@ -9,20 +9,23 @@ it would pass the limit, or the disk has no room, the blocks that were used long
 is counted then, so a total that is wrong (a process died between reserving and writing) does not stay so.
 """
 
+import errno
 import fcntl
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import BinaryIO, NamedTuple
 
 import xxhash
 
-from storage.block_files import PARTIAL, CacheFull, is_abandoned, open_held
+from storage.block_files import NO_ROOM, PARTIAL, CacheFull, open_held, remove_abandoned
+from storage.errors import BadInput
 
 BLOCKS = "blocks"
 RESERVED = "reserved"
 NUM_LOCKS = 256
+REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 SLACK_SHARE = 16
 """a sixteenth of the limit is freed beyond what is needed, so that not every block counts the folder"""
 
@@ -100,7 +103,8 @@ class CacheSpace:
         for block in blocks:
             if used <= goal and self._free_bytes() >= num_bytes:
                 break
-            os.unlink(block.path)
+            with suppress(FileNotFoundError):  # another process found it damaged
+                os.unlink(block.path)
             used -= block.num_bytes
             evicted += 1
         if self._free_bytes() < num_bytes:
@@ -115,8 +119,8 @@ class CacheSpace:
                     status = entry.stat(follow_symlinks=False)
                     if not entry.name.endswith(PARTIAL):
                         yield _Block(status.st_mtime_ns, entry.path, status.st_size)
-                    elif is_abandoned(entry.path):
-                        os.unlink(entry.path)
+                    else:
+                        remove_abandoned(entry.path)
                 except FileNotFoundError:
                     continue  # renamed, or removed as damaged, since it was listed
 
@@ -124,9 +128,7 @@ class CacheSpace:
         total = 0
         for entry in os.scandir(os.path.join(self._folder, RESERVED)):
             try:
-                if is_abandoned(entry.path):
-                    os.unlink(entry.path)
-                else:
+                if not remove_abandoned(entry.path):
                     total += entry.stat().st_size
             except FileNotFoundError:
                 continue  # given back since it was listed
@@ -157,6 +159,24 @@ def holding(folder: str, names: Iterable[str]) -> Iterator[None]:
             held = stack.enter_context(open(os.path.join(locks, f"{lock:02x}"), "wb"))
             fcntl.flock(held, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def writing(folder: str) -> Iterator[None]:
+    """Say of what the system refuses inside the block what it means for a cache."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise CacheFull(f"{folder}: {error.strerror}") from error
+        if error.errno in REFUSALS and str(error.filename).startswith(folder):
+            raise BadInput(
+                f"block cache {folder}",
+                str(error.strerror),
+                rule="the folder of a block cache can be written",
+                remedy="name another with tiers.disk_cache_folder",
+            ) from error
+        raise
 
 
 def _read_number(descriptor: int) -> int | None:

@@ -196,6 +196,45 @@ def test_processes_that_share_a_folder_fetch_every_block_once(tmp_path: Path, sl
     assert covered[-1][1] == CONTENT.size
 
 
+BUSY = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import numpy as np
+from storage.block_cache import BlockCache
+from storage.cached_file import CachedFile, identity
+from storage.pages import PAGE_BYTES
+from tests.storage.test_block_cache import BLOCK, CONTENT, Slow, content
+folder = Path(sys.argv[1])
+files = [Slow(folder / "log", whole=whole).file for whole in (False, True)]
+whole = CachedFile(key=identity("whole"), num_bytes=CONTENT.size, read=files[1].read, whole=True)
+cache = BlockCache(str(folder / "cache"), limit_bytes=14 * BLOCK, block_bytes=BLOCK)
+
+def work(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(100):
+        start = int(rng.integers(CONTENT.size // PAGE_BYTES)) * PAGE_BYTES
+        stop = int(rng.integers(start + 1, min(start + 3 * BLOCK, CONTENT.size)))
+        found = content(cache, whole if rng.random() < 0.3 else files[0], start, stop)
+        assert found == CONTENT[start:stop].tobytes()
+
+with ThreadPoolExecutor(6) as pool:
+    list(pool.map(work, range(6)))
+print(cache.counters.evicted)
+"""
+
+
+def test_many_threads_of_several_processes_in_a_small_cache_never_get_wrong_bytes(tmp_path: Path) -> None:
+    children = [child(tmp_path, BUSY) for _ in range(2)]
+    for process in children:
+        found, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert int(found) > 0
+    assert taken(tmp_path / "cache") <= 14 * BLOCK
+    assert list((tmp_path / "cache" / "reserved").iterdir()) == []
+    assert list((tmp_path / "cache").rglob("*.partial")) == []
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
