@@ -34,6 +34,10 @@ class NodeTypeReport:
     id_type: str
     feature_dim: int | None
     feature_dtype: str | None
+    quantized: bool
+    """features are int8 steps of a scale of each column"""
+    in_place: bool
+    """features stay in the user's Parquet files, at least those of one segment"""
     columns: list[str]
     """label, split, timestamp: those that are there"""
     labels: dict[str, int] | None
@@ -151,11 +155,21 @@ def _node_type(
         id_type=kind.id_type,
         feature_dim=kind.feature_dim,
         feature_dtype=kind.feature_dtype,
+        quantized=kind.feature_scale is not None,
+        in_place=any(segment.in_place is not None for segment in kind.segments),
         columns=[name for name, has in there.items() if has],
         labels=columns.labels,
         splits=columns.splits,
         time_range=columns.time_range,
-        stored_bytes=sum(stored_bytes(segment.ids, segment.lookup, segment.features) for segment in kind.segments),
+        stored_bytes=sum(
+            stored_bytes(
+                segment.ids,
+                segment.lookup,
+                segment.features,
+                None if segment.in_place is None else segment.in_place.positions,
+            )
+            for segment in kind.segments
+        ),
         num_isolated=int(np.count_nonzero(isolated)),
         hotness=hotness_curve(kind, accesses),
     )

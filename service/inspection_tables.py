@@ -62,7 +62,7 @@ def _node_type_table(kind: NodeTypeReport) -> Table:
     rows: dict[str, Any] = {
         "nodes": f"{kind.num_nodes:,}, {kind.num_isolated:,} isolated",
         "ids": kind.id_type,
-        "features": f"{kind.feature_dim} x {kind.feature_dtype}" if kind.feature_dim else "none",
+        "features": _features(kind),
     }
     if kind.labels is not None:
         rows["labels"] = f"{kind.labels['num_classes']:,} classes, {kind.labels['num_labelled']:,} nodes labelled"
@@ -76,6 +76,13 @@ def _node_type_table(kind: NodeTypeReport) -> Table:
         " / ".join(f"{100 * hot.access_share:.0f}" for hot in kind.hotness) + " %"
     )
     return two_columns(f"nodes {kind.name}", rows)
+
+
+def _features(kind: NodeTypeReport) -> str:
+    if kind.feature_dim is None:
+        return "none"
+    more = ", quantised" * kind.quantized + ", in your Parquet files" * kind.in_place
+    return f"{kind.feature_dim} x {kind.feature_dtype}{more}"
 
 
 def _relation_table(relation: RelationReport) -> Table:

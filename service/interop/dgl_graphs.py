@@ -16,6 +16,7 @@ from service.interop.stored_tensors import (
     time_tensor,
 )
 from storage.errors import BadInput
+from storage.ingest import IngestResources
 from storage.progress import Progress
 from storage.schema import Generation, Relation
 from storage.store import Store
@@ -79,7 +80,7 @@ def ingest_dgl(
     out: str,
     names: ColumnNames = DGL_NAMES,
     progress: Progress | None = None,
-    options: dict[str, Any] | None = None,
+    resources: IngestResources | None = None,
     **settings: Any,
 ) -> Generation:
     """Write a DGL graph as a new store at `out`.
@@ -90,7 +91,7 @@ def ingest_dgl(
         names: which node and edge data are features, labels, masks, times, weights and ids; nodes are numbered
             as in the graph unless `names.ids` says otherwise.
         progress: told about the stages.
-        options: further arguments of `storage.ingest.ingest`.
+        resources: memory, workers and temporary files of the ingest.
         settings: fields of `IngestSettings`, e.g. undirected=True, feature_dtype="float16", fanout=(10, 5).
 
     Memory beside the graph: the ends of one relation's edges in order, 24 bytes an edge.
@@ -114,7 +115,7 @@ def ingest_dgl(
         source, target = _ends(graph, edge_type)
         edges.append(edge_columns(relation, source, target, data, names))
     check_names(names, DGL_NAMES, found)
-    return ingest_columns(nodes, edges, out=out, progress=progress, settings=settings, options=options or {})
+    return ingest_columns(nodes, edges, out=out, progress=progress, settings=settings, resources=resources)
 
 
 def _ends(graph: Any, edge_type: tuple[str, str, str]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from service.interop.graph_columns import EdgeColumns, NodeColumns
 from storage.errors import BadInput
-from storage.ingest import IngestSettings, ingest
+from storage.ingest import IngestResources, IngestSettings, ingest
 from storage.place import Place
 from storage.progress import NoProgress, Progress
 from storage.schema import Generation
@@ -37,13 +37,13 @@ def ingest_columns(
     out: str,
     progress: Progress | None,
     settings: Mapping[str, Any],
-    options: Mapping[str, Any],
+    resources: IngestResources | None,
 ) -> Generation:
     """Write the columns as tables and ingest them.
 
     Args:
         settings: fields of `IngestSettings` other than the tables.
-        options: further arguments of `storage.ingest.ingest`.
+        resources: memory, workers and temporary files of the ingest.
 
     Memory beside the object and the ingest: 16 MiB and a few columns of 8 bytes a row. The tables' folder has
     the same name every time, so that the store's bytes depend on the object alone.
@@ -63,7 +63,7 @@ def ingest_columns(
         for part in edges:
             source, target = by_name[part.relation.source], by_name[part.relation.target]
             _write(tables["edges"][str(part.relation)], _edge_chunks(part, source, target), progress)
-        return ingest(checked, out=out, progress=progress, **options)
+        return ingest(checked, out=out, resources=resources, progress=progress)
 
 
 def _checked_settings(settings: Mapping[str, Any], tables: dict[str, dict[str, str]]) -> IngestSettings:

@@ -17,6 +17,7 @@ from service.interop.stored_tensors import (
     time_tensor,
 )
 from storage.errors import BadInput
+from storage.ingest import IngestResources
 from storage.progress import Progress
 from storage.schema import Generation, Relation
 from storage.store import Store
@@ -80,7 +81,7 @@ def ingest_pyg(
     out: str,
     names: ColumnNames = PYG_NAMES,
     progress: Progress | None = None,
-    options: dict[str, Any] | None = None,
+    resources: IngestResources | None = None,
     **settings: Any,
 ) -> Generation:
     """Write a PyG graph as a new store at `out`.
@@ -91,7 +92,7 @@ def ingest_pyg(
         names: which attributes are features, labels, masks, times, weights and ids; nodes are numbered as in the
             object unless `names.ids` says otherwise.
         progress: told about the stages.
-        options: further arguments of `storage.ingest.ingest`.
+        resources: memory, workers and temporary files of the ingest.
         settings: fields of `IngestSettings`, e.g. undirected=True, feature_dtype="float16", fanout=(10, 5).
 
     Memory beside the object: a few columns of 8 bytes a row.
@@ -119,7 +120,7 @@ def ingest_pyg(
         source, target = _ends(relation, values)
         edges.append(edge_columns(relation, source, target, values, names))
     check_names(names, PYG_NAMES, found)
-    return ingest_columns(nodes, edges, out=out, progress=progress, settings=settings, options=options or {})
+    return ingest_columns(nodes, edges, out=out, progress=progress, settings=settings, resources=resources)
 
 
 def _num_nodes(name: str, part: Any, values: Mapping[str, Any], names: ColumnNames) -> int:

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.interop.packages import missing_pyg
-from service.interop.stored_tensors import SPLITS, edge_tensors, gathered, label_tensor, mask_tensors, time_tensor
+from service.interop.stored_tensors import (
+    SPLITS,
+    edge_tensors,
+    gathered,
+    label_tensor,
+    mask_tensors,
+    scale_tensor,
+    time_tensor,
+)
 from storage.errors import BadInput
 from storage.features import StoredFeatures
 from storage.store import Store
@@ -97,7 +105,8 @@ class HopstreamFeatureStore(FeatureStore):  # type: ignore[misc]  # PyG ships no
         if attr.attr_name == NODE_ID:
             return torch.from_numpy(rows)
         if attr.attr_name == FEATURES:
-            return gathered(self._reader(attr.group_name), rows)
+            scale = scale_tensor(self._store, attr.group_name)
+            return gathered(self._reader(attr.group_name), rows, scale=scale)
         return self._column(attr.group_name, attr.attr_name)[torch.from_numpy(rows)]
 
     def _column(self, node_type: str, name: str) -> Tensor:

@@ -57,22 +57,29 @@ def _edges(store: Store, csc: RelationCSC) -> EdgeTensors:
 
 
 def feature_tensor(store: Store, node_type: str) -> Tensor | None:
-    """All features of a type [N, D] in the stored dtype; None when it has none."""
+    """All features of a type [N, D]; None when it has none."""
     features = store.features(node_type)
     if features is None:
         return None
     try:
-        return gathered(features, np.arange(features.num_rows))
+        return gathered(features, np.arange(features.num_rows), scale=scale_tensor(store, node_type))
     finally:
         features.close()
 
 
-def gathered(features: Features, rows: NDArray[np.int64]) -> Tensor:
-    """Rows [n] of a feature table as [n, D]."""
+def scale_tensor(store: Store, node_type: str) -> Tensor | None:
+    """What a step of each column of quantised features is worth, float32 [D]; None for others."""
+    scale = store.node_type(node_type).feature_scale
+    return None if scale is None else torch.tensor(scale, dtype=torch.float32)
+
+
+def gathered(features: Features, rows: NDArray[np.int64], *, scale: Tensor | None) -> Tensor:
+    """Rows [n] of a feature table as [n, D]: as stored, or as float32 where they are steps of a scale."""
     out: NDArray[Any] = np.empty((rows.shape[0], features.dim), dtype=features.dtype)
     for start in range(0, rows.shape[0], GATHER_ROWS):
         features.gather(rows[start : start + GATHER_ROWS], out[start : start + GATHER_ROWS])
-    return torch.from_numpy(out)
+    found = torch.from_numpy(out)
+    return found if scale is None else found * scale
 
 
 def label_tensor(store: Store, node_type: str) -> Tensor:

@@ -21,7 +21,7 @@ from storage.errors import DamagedStore
 from storage.ingest import IngestSettings, ingest
 from storage.progress import NoProgress
 from storage.store import Store
-from tests.data import small_store
+from tests.data import small_store, write_tables
 from tests.processes import hopstream
 from tests.storage.damage import flipped_byte, missing
 from tests.storage.two_segments import CITES, COUNTS, WRITES, WRITTEN_BY, Contents, write_two_segments
@@ -232,3 +232,16 @@ def test_verifying_what_is_no_store_is_bad_input(tmp_path: Path) -> None:
     code, _, error = call("inspect", str(tmp_path), "--verify")
     assert code == 2
     assert "no manifest.json" in error
+
+
+def test_quantised_features_are_called_so(tmp_path: Path) -> None:
+    write_tables(tmp_path)
+    settings = IngestSettings(
+        nodes={"node": str(tmp_path / "nodes.parquet")},
+        edges={"node:to:node": str(tmp_path / "edges.parquet")},
+        quantize=True,
+    )
+    ingest(settings, out=str(tmp_path / "store"))
+    kind = inspect_store(str(tmp_path / "store"), progress=NoProgress()).node_types[0]
+    assert (kind.feature_dtype, kind.quantized, kind.in_place) == ("int8", True, False)
+    assert "16 x int8, quantised" in call("inspect", str(tmp_path / "store"))[1]

@@ -33,6 +33,9 @@ class Heard:
     def advance(self, amount: int) -> None:
         self.done += amount
 
+    def note(self, text: str) -> None:
+        raise AssertionError(text)
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:

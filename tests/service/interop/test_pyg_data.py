@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from storage.errors import BadInput
+from storage.ingest import IngestResources
 from storage.schema import Relation
 from storage.store import Store
 from tests.data import ROOT
@@ -23,6 +24,7 @@ from torch_geometric.data import Data, HeteroData
 
 from service.interop.graph_columns import ColumnNames
 from service.interop.pyg_data import PYG_NAMES, ingest_pyg, pyg_data
+from service.interop.pyg_stores import HopstreamFeatureStore
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +138,17 @@ def test_a_missing_pyg_is_named_with_its_remedy(module: str) -> None:
     )
     assert done.stdout.startswith("package torch_geometric: it does not load here")
     assert 'pip install "hopstream[pyg]"' in done.stdout
+
+
+def test_quantised_features_are_served_as_numbers(tmp_path: Path) -> None:
+    rows = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+    ingest_pyg(small(x=rows), out=str(tmp_path / "s"), quantize=True, resources=IngestResources(num_workers=1))
+    found = Store.open(str(tmp_path / "s"))
+    assert found.node_type("node").feature_dtype == "int8"
+    x = pyg_data(found)["node"].x
+    assert x.dtype == torch.float32
+    order = found.node_column("node", "id").to_pylist()
+    assert torch.allclose(x, rows[order], atol=float(rows.abs().max()) / 127)
+    features = HopstreamFeatureStore(found)
+    assert torch.equal(features.get_tensor("node", "x", None), x)
+    features.close()
