@@ -20,6 +20,7 @@ from sampling.batch import MiniBatch
 from service.chunks import Chunk, ChunkLimits
 from service.embedding import EncoderStack
 from service.encoders.base import Encoder
+from service.feature_values import FeatureValues, as_values
 from service.layerwise import LayerStack, run_layers
 from service.message_passing import Neighbors, sum_neighbors
 from storage.features import Features, StoredFeatures
@@ -38,6 +39,7 @@ class Machinery:
 
     topology: Topology
     features: Sequence[StoredFeatures | None]
+    values: FeatureValues
     work: Place
     cache_bytes: int
     limits: ChunkLimits
@@ -55,6 +57,7 @@ class Machinery:
             stack,
             topology=self.topology,
             features=self.features,
+            values=self.values,
             work=self.work,
             cache_bytes=self.cache_bytes,
             limits=self.limits,
@@ -67,15 +70,17 @@ class Machinery:
         return [np.concatenate(kept) if kept else np.empty((0, 0), np.float32) for kept in pieces]
 
 
-def raw_rows(table: Features, *, rows: NDArray[np.int64], name: str, progress: Progress) -> NDArray[np.float32]:
-    """Features [len(rows), F] of the type `name` as float32."""
+def raw_rows(
+    table: Features, *, scale: tuple[float, ...] | None, rows: NDArray[np.int64], name: str, progress: Progress
+) -> NDArray[np.float32]:
+    """Features [len(rows), F] of the type `name` as float32; `scale` [F] of quantised ones."""
     progress.stage(f"read {name}, raw", total=rows.shape[0], unit="rows")
     out = np.empty((rows.shape[0], table.dim), dtype=np.float32)
     for start in range(0, rows.shape[0], ROWS_PER_READ):
         some = rows[start : start + ROWS_PER_READ]
         found = np.empty((some.shape[0], table.dim), dtype=table.dtype)
         table.gather(some, found)
-        out[start : start + ROWS_PER_READ] = found
+        out[start : start + ROWS_PER_READ] = as_values(found, scale=scale)
         progress.advance(some.shape[0])
     return out
 

@@ -28,6 +28,7 @@ from service.embedding_files import (
 )
 from service.encoders.base import Encoder
 from service.encoders.nodes import Nodes
+from service.feature_values import FeatureValues
 from service.layerwise import LayerReport, run_layers
 from service.lease import Lease
 from service.schema import GraphSchema
@@ -163,6 +164,7 @@ def embed(
                 EncoderStack(encoder, device=device),
                 topology=store.topology(),
                 features=open_features(store, opened),
+                values=FeatureValues(GraphSchema.from_store(store)).to(device),
                 work=work,
                 cache_bytes=cache_bytes,
                 limits=ChunkLimits(rows=rows_per_chunk, edges=max_edges_per_chunk),
@@ -212,7 +214,8 @@ def open_features(store: Store, opened: ExitStack) -> list[StoredFeatures | None
 def check_schema(schema: GraphSchema, store: Store) -> None:
     """Raise BadInput that names what differs between the graph an encoder was made for and `store`.
 
-    Element types may differ: features become floats before anything else.
+    Element types may differ, and features of one may be quantised and of the other not: they become numbers before
+    anything else.
     """
     other = GraphSchema.from_store(store)
 

@@ -19,9 +19,11 @@ from service.embedding import EmbeddingConfig, check_schema, open_features
 from service.embedding_files import MANIFEST, EmbeddingManifest, read_manifest, read_parts
 from service.encoders.base import Encoder
 from service.evaluation_report import EvaluationReport, RowsName, RowsReport, TypeReport, absent, summarise
+from service.feature_values import FeatureValues
 from service.labelled_rows import LabelledType, labelled_types, read_labelled
 from service.lease import Lease
 from service.probe import Split, SplitSizes, probe_splits
+from service.schema import GraphSchema
 from storage.errors import BadInput
 from storage.place import Place
 from storage.progress import Progress
@@ -111,6 +113,7 @@ def evaluate(
         machinery = Machinery(
             topology=topology,
             features=open_features(store, opened),
+            values=FeatureValues(GraphSchema.from_store(store)).to(device),
             work=work,
             cache_bytes=cache_bytes,
             limits=embedding.limits,
@@ -146,7 +149,9 @@ def evaluate(
                 results[number] += [absent("raw", note=note), absent("sgc", note=note)]
             else:
                 since = time.monotonic()
-                score(number, "raw", raw_rows(table, rows=kind.rows(), name=kind.name, progress=progress), since)
+                scale = store.node_type(kind.name).feature_scale
+                raw = raw_rows(table, scale=scale, rows=kind.rows(), name=kind.name, progress=progress)
+                score(number, "raw", raw, since)
         score_all("sgc", lambda wanted: sgc_rows(machinery, rows=wanted))
         encoder = random_encoder()
         check_schema(encoder.schema, store)

@@ -88,6 +88,7 @@ def run_layers(
     *,
     topology: Topology,
     features: Sequence[StoredFeatures | None],
+    values: Callable[[MiniBatch], MiniBatch],
     work: Place,
     cache_bytes: int,
     limits: ChunkLimits,
@@ -101,6 +102,7 @@ def run_layers(
 
     Args:
         features: one table per node type, None where the type has none; the caller closes them.
+        values: makes numbers of the features of a batch (`service.feature_values`).
         work: folder for the hidden states between layers, one float32 row a node; removed afterwards, also
             when something goes wrong.
         cache_bytes: memory for the hottest rows of the layer below.
@@ -134,6 +136,7 @@ def run_layers(
                         rows=wanted,
                     ),
                     tiers=share_out(tables, cache_bytes=cache_bytes),
+                    values=values,
                     device=device,
                     progress=progress,
                     sink=sink if is_last else spill.write,
@@ -163,6 +166,7 @@ def run_layer(
     topology: Topology,
     chunks: Iterable[Chunk],
     tiers: Sequence[HostTier | None],
+    values: Callable[[MiniBatch], MiniBatch],
     device: torch.device,
     progress: Progress,
     sink: Sink,
@@ -175,7 +179,7 @@ def run_layer(
     began = time.monotonic()
     with torch.inference_mode(), closing(batches):
         for chunk, batch in batches:
-            h_ND = stack.input(batch) if reads_raw else join_types(batch)
+            h_ND = stack.input(values(batch)) if reads_raw else join_types(batch)
             out = h_ND if number == INPUT else stack.layer(number, batch, h_ND)
             sink(chunk, out.float().cpu().numpy())
             report.rows += chunk.ids.shape[0]

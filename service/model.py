@@ -7,6 +7,7 @@ from torch import nn
 
 from sampling.batch import MiniBatch
 from service.encoders import Encoder, make_encoder
+from service.feature_values import FeatureValues
 from service.group import Group
 from service.noise import Noise
 from service.objectives import LossSum, Objective, make_objective
@@ -22,13 +23,14 @@ class Model(nn.Module):
     def __init__(self, encoder: Encoder, objective: Objective, *, group: Group) -> None:
         """`group`: the ranks that share each global batch."""
         super().__init__()
+        self.values = FeatureValues(encoder.schema)
         self.encoder = encoder
         self.objective = objective
         self.group = group
 
     def forward(self, batch: MiniBatch, noise: Noise | None) -> LossSum:
         """One rank's part of the loss; every rank of the group must call it, also one without seeds."""
-        loss: LossSum = self.objective(self.encoder, batch, noise=noise, group=self.group)
+        loss: LossSum = self.objective(self.encoder, self.values(batch), noise=noise, group=self.group)
         return loss
 
 

@@ -1,6 +1,7 @@
 """What a model must know of a graph: node types with their feature widths, and relations between types.
 
-A model trained on one store works on any other whose schema is equal.
+A model trained on one store works on any other whose types, feature widths and relations are equal; how features are
+stored may differ, for they are read as numbers (`service.feature_values`).
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ class NodeTypeSchema:
     """columns of the feature table; None where the type has no features"""
     feature_dtype: str | None
     """float32, float16, uint8 or int8; None where the type has no features"""
+    feature_scale: tuple[float, ...] | None = None
+    """[feature_dim] what a step of quantised int8 features is worth; None where features are numbers as they are"""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,12 @@ class GraphSchema:
         """The schema of `store`'s open generation."""
         return cls(
             node_types=tuple(
-                NodeTypeSchema(name=kind.name, feature_dim=kind.feature_dim, feature_dtype=kind.feature_dtype)
+                NodeTypeSchema(
+                    name=kind.name,
+                    feature_dim=kind.feature_dim,
+                    feature_dtype=kind.feature_dtype,
+                    feature_scale=kind.feature_scale,
+                )
                 for kind in store.node_types
             ),
             relations=tuple(

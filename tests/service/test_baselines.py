@@ -14,6 +14,7 @@ from service.embedding import open_features
 from service.encoders.base import EncoderConfig
 from service.encoders.nodes import Nodes
 from service.encoders.registry import make_encoder
+from service.feature_values import FeatureValues
 from service.schema import GraphSchema
 from storage.place import Place
 from storage.progress import NoProgress
@@ -26,6 +27,7 @@ def machinery(store: Store, folder: Path, opened: ExitStack) -> Machinery:
     return Machinery(
         topology=store.topology(),
         features=open_features(store, opened),
+        values=FeatureValues(GraphSchema.from_store(store)),
         work=Place(str(folder / "work")),
         cache_bytes=200,
         limits=ChunkLimits(rows=4, edges=30),
@@ -100,7 +102,7 @@ def test_raw_rows_are_the_features(tmp_path: Path) -> None:
     with ExitStack() as opened:
         table = machinery(store, tmp_path, opened).features[0]
         assert table is not None
-        found = raw_rows(table, rows=rows, name="node", progress=NoProgress())
+        found = raw_rows(table, scale=None, rows=rows, name="node", progress=NoProgress())
     assert graph.features[0] is not None
     expected = graph.features[0].astype(np.float32)[np.array(stored_order(graph, store, 0))[rows]]
     np.testing.assert_array_equal(found, expected)
