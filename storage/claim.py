@@ -4,6 +4,8 @@ A local place holds `ingest.unfinished/` while an ingest is under way: the folde
 process that works there. The lock goes with the process, so what is found unlocked is what a killed ingest left, and
 the same command goes on from there. Elsewhere `ingest.unfinished` is a small file that names the writer; it is
 renewed while the ingest runs and counts as abandoned when it has not been for a while.
+
+Whoever changes a store holds its place in the same way: one writer, of whatever kind, at a time.
 """
 
 import contextlib
@@ -15,6 +17,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import xxhash
@@ -55,18 +58,18 @@ def refuse_occupied(place: Place) -> None:
 class Claim:
     """A place held by this ingest: its temporary files, and the mark that keeps others away."""
 
-    def __init__(self, place: Place, folder: str) -> None:
+    def __init__(self, place: Place, folder: str, *, clear: Callable[[], None]) -> None:
         self.place = place
         self.folder = folder
+        self._clear = clear
         self._token = ""
         self._renewed = 0.0
 
-    def work(self, fingerprint: str, *, written: tuple[str, ...] = WRITTEN) -> Work:
-        """The stages done so far for these inputs; what others left in `written` is removed."""
+    def work(self, fingerprint: str) -> Work:
+        """The stages done so far for these inputs; what others left half-written is removed."""
         work = Work(os.path.join(self.folder, "stages"), fingerprint=fingerprint)
         if not work.resumed:
-            for name in written:
-                self.place.remove(name)
+            self._clear()
         return work
 
     def renew(self) -> None:
@@ -101,8 +104,21 @@ class Claim:
             raise _taken(self.place, mark)
 
 
+def clear_new(place: Place) -> None:
+    """Remove what an unfinished ingest wrote; a store that is there is left alone."""
+    if not place.exists(MANIFEST_NAME):
+        for name in WRITTEN:
+            place.remove(name)
+
+
 @contextlib.contextmanager
-def claimed(place: Place, *, work_folder: str | None, check: Callable[[], None]) -> Iterator[Claim]:
+def claimed(
+    place: Place,
+    *,
+    work_folder: str | None,
+    check: Callable[[], None],
+    clear: Callable[[Place], None] = clear_new,
+) -> Iterator[Claim]:
     """Hold `place` inside the block.
 
     After the block, and after a BadInput, nothing but the store is left. After any other exception (a full disk,
@@ -112,6 +128,7 @@ def claimed(place: Place, *, work_folder: str | None, check: Callable[[], None])
         place: where a store is written.
         work_folder: for temporary files; None for the usual one.
         check: raises BadInput when the place may not be written; called before and after it is held.
+        clear: removes what an unfinished writer left beside the store.
 
     Raises:
         BadInput: as `check`; another ingest holds the place; it cannot be written.
@@ -129,7 +146,7 @@ def claimed(place: Place, *, work_folder: str | None, check: Callable[[], None])
             rule="the store's place and the folder of temporary files must be writable",
             remedy="choose another place or mend its permissions",
         ) from error
-    claim = Claim(place, folder)
+    claim = Claim(place, folder, clear=partial(clear, place))
     try:
         check()
         if place.local("") is None:
@@ -137,9 +154,7 @@ def claimed(place: Place, *, work_folder: str | None, check: Callable[[], None])
         try:
             yield claim
         except BadInput:
-            if not place.exists(MANIFEST_NAME):
-                for name in WRITTEN:
-                    place.remove(name)
+            clear(place)
             _release(place, folder)
             for path in made:
                 with contextlib.suppress(OSError):

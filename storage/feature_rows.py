@@ -62,6 +62,14 @@ def convert_batch(
         return _convert(values, columns=columns, nan=nan, offences=offences, first_row=first_row)
     exact = replace(columns, dtype="float32", converts=True)
     found = _convert(values, columns=exact, nan=nan, offences=offences, first_row=first_row)
+    # by the division that makes a scale, so that no value is beyond a scale that was made of it
+    beyond = np.abs(found.rows) / np.float32(QUANTISED_MAX) > scale
+    if beyond.any():
+        _note_values(
+            found.rows, beyond, columns=columns, offences=offences, first_row=first_row,
+            rule=f"quantised features reach as far as {QUANTISED_MAX} steps of the store's scale",
+            remedy="scale the features as the stored ones are, or ingest all tables as a new store",
+        )  # fmt: skip
     steps = np.rint(found.rows / np.where(scale > 0, scale, np.float32(1)))
     rows = np.clip(steps, -QUANTISED_MAX, QUANTISED_MAX).astype(np.int8)
     return FeatureRows(rows=rows, num_zeroed=found.num_zeroed)

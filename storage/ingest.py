@@ -117,8 +117,12 @@ def make_context(
     resources: IngestResources,
     executor: Executor | None,
     progress: Progress | None,
+    more_bytes: int = 0,
 ) -> Context:
-    """Check memory and disk, and open the temporary files of an ingest; BadInput when either is too small."""
+    """Check memory and disk, and open the temporary files of an ingest; BadInput when either is too small.
+
+    `more_bytes` are temporary files of what does not come from the tables.
+    """
     told = progress or NoProgress()
     most_nodes = max(node.known.num_rows for node in nodes)
     budget = Budget.checked(
@@ -126,7 +130,7 @@ def make_context(
         num_workers=resources.num_workers if executor is None else executor.num_workers,
         num_nodes=most_nodes,
     )
-    needed = temporary_bytes(nodes, edge_tables, undirected=settings.undirected)
+    needed = temporary_bytes(nodes, edge_tables, undirected=settings.undirected) + more_bytes
     told.note(
         f"memory {budget.memory_bytes / 1e9:.2f} GB (at least {floor_bytes(most_nodes) / 1e9:.2f}), "
         f"{budget.num_workers} workers, temporary files up to {needed / 1e9:.2f} GB in {claim.folder}"

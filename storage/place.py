@@ -104,6 +104,16 @@ class Place:
         names = {str(path).rstrip("/").rpartition("/")[2] for path in found}
         return sorted(name for name in names if not name.endswith(_PARTIAL))
 
+    def files(self, folder: str) -> list[str]:
+        """Names of all files in `folder` and below, temporary ones too, sorted; empty when it does not exist."""
+        self._fs.invalidate_cache()
+        try:
+            found = self._ask(self._fs.find, folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        root = self.path("").rstrip("/") + "/"
+        return sorted(str(path).removeprefix(root) for path in found)
+
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with all it holds; nothing happens when there is none."""
         local = self.local(name)

@@ -155,6 +155,10 @@ class NodeType(StoredModel):
     has_split: bool = Field(description="ids files carry `split` (train, val, test, none)")
     has_timestamp: bool = Field(description="ids files carry `timestamp` (int64)")
     segments: tuple[NodeSegment, ...] = Field(min_length=1, description="in order of first_id")
+    num_deleted: int = Field(default=0, ge=0, description="of num_nodes; they keep their ids until `compact`")
+    deleted: FileInfo | None = Field(
+        default=None, description="[num_deleted] int64 ascending dense ids of deleted nodes; null when there are none"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -163,6 +167,8 @@ class NodeType(StoredModel):
             raise ValueError(f"node type {self.name}: feature_dim and feature_dtype are given together or not")
         if self.feature_scale is not None and len(self.feature_scale) != self.feature_dim:
             raise ValueError(f"node type {self.name}: {len(self.feature_scale)} scales of {self.feature_dim} columns")
+        if (self.deleted is None) != (self.num_deleted == 0) or self.num_deleted > self.num_nodes:
+            raise ValueError(f"node type {self.name}: {self.num_deleted} deleted nodes of {self.num_nodes}")
         next_id = 0
         for segment in self.segments:
             if segment.first_id != next_id:
@@ -179,6 +185,11 @@ class NodeType(StoredModel):
         if next_id != self.num_nodes:
             raise ValueError(f"node type {self.name}: segments hold {next_id} of {self.num_nodes} nodes")
         return self
+
+    @property
+    def num_live(self) -> int:
+        """Nodes that are not deleted."""
+        return self.num_nodes - self.num_deleted
 
 
 class EdgeSegment(StoredModel):
@@ -247,6 +258,7 @@ class Generation(StoredModel):
         """Every file of this generation; page sums are implied by `FileInfo.sums_name`."""
         found: list[FileInfo | None] = []
         for node_type in self.node_types:
+            found.append(node_type.deleted)
             for nodes in node_type.segments:
                 found += [nodes.ids, nodes.lookup, nodes.features]
                 found += [] if nodes.in_place is None else [nodes.in_place.positions]

@@ -38,7 +38,7 @@ class ArrayStream:
         except ValueError as error:
             self._file.close()
             raise damaged(place, info.name, f"not an array of this store: {error}") from error
-        self.left = int(shape[0])
+        self._length = self.left = int(shape[0])
         """elements not yet taken"""
 
     def __enter__(self) -> Self:
@@ -50,6 +50,11 @@ class ArrayStream:
     ) -> None:
         """Close the file."""
         self._file.close()
+
+    def skip_to(self, element: int) -> None:
+        """Go on from this element."""
+        self._file.seek(HEADER_BYTES + element * self.dtype.itemsize)
+        self.left = self._length - element
 
     def take(self, count: int) -> NDArray[Any]:
         """The next `count` elements, fewer at the end."""

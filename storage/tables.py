@@ -60,6 +60,9 @@ class TablePart(NamedTuple):
 class Table:
     """An opened table: `schema` holds the columns asked for that exist, equal in every file."""
 
+    num_stored = 0
+    """leading rows that are nodes of a store already"""
+
     def __init__(self, url: str, *, fs: Any, files: tuple[TableFile, ...], schema: pa.Schema) -> None:
         self.url = url
         self.files = files
@@ -131,6 +134,11 @@ class Table:
                     if row < first_row + batch.num_rows:
                         return batch.column(0)[row - first_row].as_py()
         raise IndexError(f"row {row} of a table of {self.num_rows} rows")
+
+
+def file_states(table: Table) -> list[tuple[str, int, tuple[int, ...], str]]:
+    """What changes when a file of the table does: path, size, rows of its row groups, and `Table.state`."""
+    return [(file.path, file.num_bytes, file.group_rows, table.state(file)) for file in table.files]
 
 
 def open_table(url: str, *, required: Sequence[str], optional: Sequence[str] = ()) -> Table:

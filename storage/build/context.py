@@ -23,6 +23,7 @@ class NodeInput:
         segment: number of the segment to write.
         features: the table's feature columns; None without features.
         scale: of quantised features that the store has already; None to find it in the table.
+        positions: file of uint32, the input position of each row, where that is not `base` + its row.
     """
 
     name: str
@@ -32,6 +33,7 @@ class NodeInput:
     segment: int
     features: FeatureColumns | None
     scale: tuple[float, ...] | None = None
+    positions: str | None = None
 
 
 @dataclass(frozen=True)

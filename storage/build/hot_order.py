@@ -1,5 +1,6 @@
 """From hotness to dense ids: nodes by descending hotness, ties by input order, sorted a range of values at a time."""
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,30 @@ def hottest_first(folder: str, *, hotness: str, base: int, budget: Budget) -> Ho
         for start in range(0, len(rank), _PIECE):
             (rank[start : start + _PIECE] + np.uint32(base)).tofile(file)
     return HotOrder(base=base, rank=f"{folder}/rank", new_rank=f"{folder}/new_rank", order=f"{folder}/order")
+
+
+def hottest_by_position(folder: str, *, hotness: str, positions: str, budget: Budget) -> HotOrder:
+    """As `hottest_first` for nodes that do not stand in input order: `positions` says where each one stood.
+
+    Args:
+        folder: for the files.
+        hotness: file of uint64, of each node.
+        positions: file of uint32, a permutation: the input position of each node. Ties are broken by it.
+        budget: memory; 12 bytes a node of it are used.
+    """
+    position = map_array(positions, np.uint32)
+    by_position = np.empty(len(position), dtype=np.uint64)
+    by_position[position] = map_array(hotness, np.uint64)
+    by_position.tofile(f"{folder}/by_position")
+    del by_position
+    os.mkdir(f"{folder}/sorted")
+    found = hottest_first(f"{folder}/sorted", hotness=f"{folder}/by_position", base=0, budget=budget)
+    rank = map_array(found.rank, np.uint32)[position]
+    rank.tofile(f"{folder}/rank")
+    order = np.empty(len(rank), dtype=np.uint32)
+    order[rank] = np.arange(len(rank), dtype=np.uint32)
+    order.tofile(f"{folder}/order")
+    return HotOrder(base=0, rank=f"{folder}/rank", new_rank=f"{folder}/rank", order=f"{folder}/order")
 
 
 def _ranges(values: NDArray[np.uint64], *, max_rows: int) -> list[tuple[int, int]]:

@@ -169,7 +169,9 @@ def _refuse_repeats(repeats: list[_Repeats], *, table: Table, node_type: str) ->
         f"id {again!r} again, first at {table.place(first.first_seen, 'id')} "
         f"({sum(found.count for found in repeats)} of {table.num_rows} rows repeat an id)",
         rule="an id must be unique in its node type",
-        remedy="remove the repeated rows, or check that the glob does not match files twice",
+        remedy="remove the repeated rows, or check that the glob does not match files twice"
+        if first.first_seen >= table.num_stored
+        else "append new nodes only: `refresh` replaces features, a deleted id is free again after `compact`",
     )
 
 

@@ -50,6 +50,8 @@ class _ColumnTask:
     part: TablePart
     kind: IdType
     rank: str | None
+    base: int
+    positions: str | None
     rows_per_range: int
     num_ranges: int
     path: str
@@ -69,14 +71,25 @@ class _FeatureTask:
     path: str
 
 
-def partition_columns(folder: str, *, table: Table, rank: str | None, crew: Crew) -> Runs:
-    """Write id, label, split and timestamp of every node, with its dense id, as Arrow files of one batch a range."""
+def partition_columns(
+    folder: str, *, table: Table, rank: str | None, base: int, positions: str | None, crew: Crew
+) -> Runs:
+    """Write id, label, split and timestamp of every node, with its dense id, as Arrow files of one batch a range.
+
+    Args:
+        folder: for the files.
+        table: the nodes.
+        rank: file of uint32, where each row comes in the segment; None as they stand.
+        base: input position of row 0.
+        positions: file of uint32, the input position of each row; None where they follow `base`.
+        crew: does the work.
+    """
     kind = columns.id_type(table, "id")
     rows = crew.budget.sort_rows(COLUMN_BYTES_PER_ROW)
     rows_per_range = max(ROW_GROUP_ROWS, rows // ROW_GROUP_ROWS * ROW_GROUP_ROWS)
     num_ranges = -(-table.num_rows // rows_per_range)
     tasks = [
-        _ColumnTask(table, part, kind, rank, rows_per_range, num_ranges, f"{folder}/{number}")
+        _ColumnTask(table, part, kind, rank, base, positions, rows_per_range, num_ranges, f"{folder}/{number}")
         for number, part in enumerate(table.parts(min_rows=crew.budget.rows(COLUMN_BYTES_PER_ROW)))
     ]
     paths = [path for found in crew.executor.map(_partition_columns, tasks) for path in found]
@@ -141,7 +154,10 @@ def _partition_columns(task: _ColumnTask) -> list[str]:
         order, start = bucket_order((dense // task.rows_per_range).astype(np.uint32), task.num_ranges)
         taken = _as_stored(batch, kind=task.kind).take(pa.array(order))
         taken = taken.append_column("dense", pa.array(dense[order].astype(np.int64)))
-        taken = taken.append_column("position", pa.array(order + first_row)).combine_chunks()
+        position = order + (first_row + task.base)
+        if task.positions is not None:
+            position = _dense(first_row, batch.num_rows, task.positions)[order].astype(np.int64)
+        taken = taken.append_column("position", pa.array(position)).combine_chunks()
         path = f"{task.path}.{len(paths)}"
         with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, taken.schema) as writer:
             for begin, end in pairwise(start):

@@ -61,13 +61,14 @@ def map_ids(context: Context) -> dict[str, IdMap]:
 def write_nodes(
     context: Context, maps: dict[str, IdMap], orders: dict[str, HotOrder | None]
 ) -> dict[str, WrittenNodes]:
-    """Stages 6 and 7: the segment of every type. BadInput for features that break a rule."""
-    work, total = context.work, sum(node.table.num_rows for node in context.nodes)
+    """Stages 6 and 7: the segment of every type that has rows. BadInput for features that break a rule."""
+    work, nodes = context.work, [node for node in context.nodes if node.table.num_rows]
+    total = sum(node.table.num_rows for node in nodes)
     context.stages.begin("arrange nodes", total=total, unit="nodes")
-    arranged = {node.name: _arrange(context, node, orders[node.name]) for node in context.nodes}
+    arranged = {node.name: _arrange(context, node, orders[node.name]) for node in nodes}
     context.stages.begin("write nodes", total=total, unit="nodes")
     written = dict[str, WrittenNodes]()
-    for node in context.nodes:
+    for node in nodes:
         write = partial(_write, context=context, node=node, ids=maps[node.name], order=orders[node.name])
         found = arranged[node.name]
         segment = work.stage(f"nodes.{node.name}", NodeSegment, partial(write, arranged=found))
@@ -80,9 +81,8 @@ def write_nodes(
 
 def _arrange(context: Context, node: NodeInput, order: HotOrder | None) -> _Arranged:
     work, crew, rank = context.work, context.crew, None if order is None else order.new_rank
-    columns = work.stage(
-        f"columns.{node.name}", Runs, partial(partition_columns, table=node.table, rank=rank, crew=crew)
-    )
+    take = partial(partition_columns, table=node.table, rank=rank, base=node.base, positions=node.positions, crew=crew)
+    columns = work.stage(f"columns.{node.name}", Runs, take)
     if node.features is None:
         context.stages.advance(node.table.num_rows)
         return _Arranged(columns, None, None)

@@ -1,0 +1,44 @@
+"""From the user's ids to positions where some nodes of the store are deleted: these are unknown."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from storage.build.id_map import UNKNOWN, IdMap
+from storage.build.runs import map_array
+from storage.place import Place
+from storage.schema import NodeType
+from storage.stored_nodes import deleted_ids
+
+
+@dataclass(frozen=True)
+class LiveIdMap(IdMap):
+    """An id map and a file of uint8 [num_nodes], 1 for each deleted position."""
+
+    deleted: str
+
+    @classmethod
+    def of(cls, ids: IdMap, *, deleted: str) -> Self:
+        """The map without the deleted nodes."""
+        return cls(**{field.name: getattr(ids, field.name) for field in dataclasses.fields(IdMap)}, deleted=deleted)
+
+    def positions(self, ids: pa.Array) -> NDArray[np.uint32]:
+        """As `IdMap.positions`; a deleted node is UNKNOWN."""
+        found = super().positions(ids)
+        known = np.flatnonzero(found != UNKNOWN)
+        gone = map_array(self.deleted, np.uint8)[found[known]] > 0
+        found[known[gone]] = UNKNOWN
+        return found
+
+
+def mark_deleted(folder: str, *, place: Place, node_type: NodeType, num_nodes: int) -> str:
+    """Write a file of uint8 [num_nodes], 1 for each deleted node of the type; returns its path."""
+    gone = np.zeros(num_nodes, dtype=np.uint8)
+    gone[deleted_ids(place, node_type)] = 1
+    path = f"{folder}/deleted"
+    gone.tofile(path)
+    return path

@@ -1,0 +1,114 @@
+"""How a store is changed: held, written beside what is there, and committed as its next generation.
+
+Whoever has the store open keeps the generation that it opened. A change that was killed goes on behind its last
+finished stage when the same command is given again; one that was killed after its commit is found to be done. Bad
+input, and another change in place of a killed one, remove every file that no generation names.
+"""
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import xxhash
+
+from storage.claim import Claim, claimed
+from storage.named_files import remove_unnamed
+from storage.place import Place
+from storage.schema import Generation
+from storage.segments import commit_generation
+from storage.store import Store
+
+_COMMIT = "commit.json"
+
+
+class Change(Protocol):
+    """One change of one store: its inputs are opened and fit the store, nothing has been read or written."""
+
+    @property
+    def inputs(self) -> Any:
+        """JSON that differs when the change would: what is asked for, and the state of every file."""
+
+    def write(self, store: Store, claim: Claim, fingerprint: str) -> Generation:
+        """Write the files of the store's next generation and describe it; it is committed afterwards."""
+
+
+def change_store(url: str, prepare: Callable[[Store], Change], *, work_folder: str | None) -> Generation:
+    """Change the store at `url`.
+
+    Args:
+        url: the store.
+        prepare: opens the inputs of the change for the current generation; raises BadInput when they do not fit it.
+        work_folder: for temporary files; None for the usual one.
+
+    Returns:
+        The generation that is current afterwards.
+
+    Raises:
+        BadInput: there is no store, or another writer at work; or what the change raises. The store is as it was.
+        OSError: the disk is full or fails; the same change goes on from what is there.
+    """
+    place = Place(url)
+    before = Store.open(url)
+    change = prepare(before)
+    with claimed(place, work_folder=work_folder, check=lambda: None, clear=remove_unnamed) as claim:
+        store = Store.open(url)
+        if store.generation_xxh64 != before.generation_xxh64:
+            change = prepare(store)
+        if _is_committed(claim, store, change):
+            return store.generation
+        fingerprint = _fingerprint(change, store.generation_xxh64)
+        with full_disk_explained(claim):
+            generation = change.write(store, claim, fingerprint)
+            _note_commit(claim, parent=store.generation_xxh64, fingerprint=fingerprint, generation=generation)
+            commit_generation(place, stored_form(generation))
+    return generation
+
+
+def stored_form(generation: Generation) -> Generation:
+    """A generation without the seconds of its stages, which are told and not stored."""
+    report = {name: value for name, value in generation.report.items() if name != "seconds"}
+    return generation.model_copy(update={"report": report})
+
+
+@contextlib.contextmanager
+def full_disk_explained(claim: Claim) -> Iterator[None]:
+    """Say what to do when the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            error.errno,
+            f"{error.filename or claim.folder}: the disk is full: free some space and give the same command, "
+            f"which goes on from its last finished stage; temporary files are in {claim.folder}",
+        ) from error
+
+
+def _fingerprint(change: Change, parent: str) -> str:
+    return xxhash.xxh64_hexdigest(json.dumps([parent, change.inputs], default=str).encode())
+
+
+def _note_commit(claim: Claim, *, parent: str, fingerprint: str, generation: Generation) -> None:
+    """Remember what is about to be committed, so that it is not done twice."""
+    digest = xxhash.xxh64_hexdigest(stored_form(generation).model_dump_json(indent=1).encode())
+    path = os.path.join(claim.folder, _COMMIT)
+    with open(f"{path}.partial", "w", encoding="ascii") as file:
+        json.dump({"parent": parent, "fingerprint": fingerprint, "generation_xxh64": digest}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f"{path}.partial", path)
+
+
+def _is_committed(claim: Claim, store: Store, change: Change) -> bool:
+    """Whether the same change was killed right after its commit, which made the current generation."""
+    try:
+        with open(os.path.join(claim.folder, _COMMIT), encoding="ascii") as file:
+            noted = json.load(file)
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    is_same = bool(noted["fingerprint"] == _fingerprint(change, noted["parent"]))
+    return is_same and bool(noted["generation_xxh64"] == store.generation_xxh64)
