@@ -30,7 +30,8 @@ from service.pretraining import pretrain
 from service.results import EmbeddingResult, embed_run, evaluate_run
 from service.run_file import parse_run_text
 from service.run_folder import run_place
-from service.tables import evaluation_table, training_figures, two_columns
+from service.store_tables import two_columns
+from service.tables import evaluation_table, training_figures
 from storage.errors import BadInput
 from storage.ingest import IngestSettings, ingest
 from storage.place import Place

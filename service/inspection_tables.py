@@ -7,7 +7,7 @@ from rich.table import Table
 
 from service.degrees import DegreeReport
 from service.inspection import NodeTypeReport, RelationReport, StoreReport
-from service.tables import size, two_columns
+from service.store_tables import size, two_columns
 from storage.verify import Verification
 
 BARS = "▁▂▃▄▅▆▇█"

@@ -66,7 +66,7 @@ def ingest(
     """
     from pydantic import ValidationError
 
-    from service.tables import ingest_table
+    from service.store_tables import ingest_table
     from storage.ingest import IngestResources, IngestSettings
     from storage.ingest import ingest as run_ingest
 

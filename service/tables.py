@@ -1,44 +1,12 @@
 """Results as tables for people."""
 
-from typing import Any
-
 from rich.table import Table
 
 from service.coordinator import RunStatus
 from service.evaluation_report import ROW_NAMES, EvaluationReport, RowsName
 from service.results import EmbeddingResult
 from service.run_file import RunFile
-from storage.schema import Generation
-
-
-def two_columns(title: str, rows: dict[str, Any]) -> Table:
-    """A table of names and values."""
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(style="cyan")
-    table.add_column(justify="right")
-    for name, value in rows.items():
-        table.add_row(name, str(value))
-    return table
-
-
-def size(num_bytes: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.1f} TiB"
-
-
-def ingest_table(store: str, generation: Generation) -> Table:
-    """What ingest wrote."""
-    rows: dict[str, Any] = {}
-    for kind in generation.node_types:
-        features = f", {kind.feature_dim} {kind.feature_dtype}" if kind.feature_dim else ""
-        rows[f"nodes {kind.name}"] = f"{kind.num_nodes:,}{features}"
-    for info in generation.relations:
-        rows[f"edges {info.relation}"] = f"{info.num_edges:,}"
-    return two_columns(f"{store}, generation {generation.generation}", rows)
+from service.store_tables import two_columns
 
 
 def training_figures(status: RunStatus) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""In- and out-degrees of a relation by input position, counted from its spill.
+"""In- and out-degrees of a relation by input position, counted from wherever its edges are.
 
 Workers count disjoint slices into arrays of their own, which are then added: no two touch one counter.
 """
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.build.crew import Crew
+from storage.build.edge_partition import SOURCE_MASK, TARGET_SHIFT, Partition
 from storage.build.edge_view import EdgeView, Slice
 from storage.build.runs import map_array
 from storage.jit import kernel
@@ -28,15 +29,17 @@ class Degrees:
 
 @dataclass(frozen=True)
 class _Task:
-    view: EdgeView
+    view: EdgeView | Partition
     pieces: list[Slice]
     num_sources: int
     num_targets: int
     path: str
 
 
-def count_degrees(folder: str, *, view: EdgeView, num_sources: int, num_targets: int, crew: Crew) -> Degrees:
-    """Count the degrees of a relation into files in `folder`."""
+def count_degrees(
+    folder: str, *, view: EdgeView | Partition, num_sources: int, num_targets: int, crew: Crew
+) -> Degrees:
+    """Count the degrees of a relation, in its spill or partitioned already, into files in `folder`."""
     tasks = [
         _Task(view, pieces, num_sources, num_targets, f"{folder}/{number}")
         for number, pieces in enumerate(share_slices(view, crew, private_bytes=4 * (num_sources + num_targets)))
@@ -48,8 +51,8 @@ def count_degrees(folder: str, *, view: EdgeView, num_sources: int, num_targets:
     return Degrees(in_degree=f"{folder}/in", out_degree=f"{folder}/out")
 
 
-def share_slices(view: EdgeView, crew: Crew, *, private_bytes: int) -> list[list[Slice]]:
-    """The view's slices dealt to as many workers as can hold `private_bytes` each; at least one, maybe empty."""
+def share_slices(view: EdgeView | Partition, crew: Crew, *, private_bytes: int) -> list[list[Slice]]:
+    """Slices dealt to as many workers as can hold `private_bytes` each; at least one share, maybe empty."""
     pieces = view.slices(max_edges=crew.budget.rows(STREAM_BYTES_PER_EDGE))
     num_workers = min(crew.budget.private_arrays(private_bytes), max(1, len(pieces)))
     return [pieces[number::num_workers] for number in range(num_workers)]
@@ -70,8 +73,11 @@ def _count(task: _Task) -> None:
     in_degree = np.zeros(task.num_targets, dtype=np.uint32)
     out_degree = np.zeros(task.num_sources, dtype=np.uint32)
     for piece in task.pieces:
-        edges = task.view.read(piece)
-        _add_edges(edges.source, edges.target, in_degree, out_degree)
+        if isinstance(task.view, Partition):
+            _add_keys(task.view.keys(piece), in_degree, out_degree)
+        else:
+            edges = task.view.read(piece)
+            _add_edges(edges.source, edges.target, in_degree, out_degree)
     in_degree.tofile(f"{task.path}.in")
     out_degree.tofile(f"{task.path}.out")
 
@@ -86,3 +92,10 @@ def _add_edges(
     for edge in range(source.shape[0]):
         out_degree[source[edge]] += np.uint32(1)
         in_degree[target[edge]] += np.uint32(1)
+
+
+@kernel
+def _add_keys(keys: NDArray[np.uint64], in_degree: NDArray[np.uint32], out_degree: NDArray[np.uint32]) -> None:
+    for edge in range(keys.shape[0]):
+        out_degree[np.int64(keys[edge] & SOURCE_MASK)] += np.uint32(1)
+        in_degree[np.int64(keys[edge] >> TARGET_SHIFT)] += np.uint32(1)

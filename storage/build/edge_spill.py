@@ -4,11 +4,13 @@
     ids             -> source, target [n] uint32 positions      dangling rows refused, or dropped and counted
     all             -> source, target (, timestamp, weight)     files of the part, in input order
 
-What later stages make of it: `storage.build.edge_view`.
+Where dense ids are known already (the order of input is kept), edges are not spilled but partitioned at once. What
+later stages make of them: `storage.build.edge_view`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +18,10 @@ from numpy.typing import NDArray
 
 from storage import columns
 from storage.build.crew import Crew
-from storage.build.edge_view import COLUMN_DTYPES, Spill, SpillPart
+from storage.build.edge_partition import Partition, sampled_bounds, sortable_edges, write_edge_run
+from storage.build.edge_view import COLUMN_DTYPES, EdgeChunk, Spill, SpillPart, Turn
 from storage.build.id_map import UNKNOWN, IdMap
+from storage.build.runs import Run
 from storage.errors import BadInput
 from storage.offences import Offences
 from storage.schema import IdType, Relation
@@ -25,6 +29,28 @@ from storage.tables import Table, TablePart, open_table
 
 BYTES_PER_ROW = 192
 """working memory of a row: ids as read and cast, hashes, positions, columns kept"""
+_SAMPLE_PARTS, _SAMPLE_ROWS = 64, 1 << 14
+
+
+@dataclass(frozen=True)
+class ReadEdges:
+    """One edge table in positions.
+
+    Attributes:
+        spill: its columns, or only its counts where it was partitioned at once.
+        partitions: for each view of the table its edges by target range; empty where they are in the spill.
+    """
+
+    spill: Spill
+    partitions: list[Partition]
+
+
+@dataclass(frozen=True)
+class _Direct:
+    """One view to partition while reading."""
+
+    turn: Turn
+    bounds: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -35,11 +61,13 @@ class _Task:
     dangling: Literal["refuse", "drop"]
     path: str
     max_rows: int
+    direct: tuple[_Direct, ...]
 
 
 @dataclass(frozen=True)
 class _Mapped:
     part: SpillPart
+    runs: list[list[Run]]
     offences: Offences
     num_rows: int
     num_dangling: int
@@ -64,9 +92,20 @@ def spill_edges(
     sources: IdMap,
     targets: IdMap,
     dangling: Literal["refuse", "drop"],
+    partition: Sequence[Turn],
     crew: Crew,
-) -> Spill:
+) -> ReadEdges:
     """Check an edge table, map both ends of its rows to positions, and write them into `folder`.
+
+    Args:
+        folder: for the columns or runs.
+        table: from `open_edge_table`.
+        relation: what its rows are.
+        sources: ids of the relation's source type.
+        targets: ids of its target type.
+        dangling: whether a row with an unknown end is refused or dropped and counted.
+        partition: the views to partition at once; positions are their dense ids.
+        crew: told the number of rows done.
 
     Raises:
         BadInput: ids of another type than the node table's, a null, an unknown node (under `refuse`; under
@@ -75,9 +114,10 @@ def spill_edges(
     ends = {"src": sources, "dst": targets}
     for name, ids in ends.items():
         _check_kind(table, name, ids)
-    max_rows = crew.budget.rows(BYTES_PER_ROW)
+    max_rows = 1048576
+    direct = _sample_bounds(table, ends, partition, crew=crew)
     tasks = [
-        _Task(table, part, ends, dangling, f"{folder}/{number}", max_rows)
+        _Task(table, part, ends, dangling, f"{folder}/{number}", max_rows, direct)
         for number, part in enumerate(table.parts(min_rows=max_rows))
     ]
     offences, done = Offences(), list[_Mapped]()
@@ -94,7 +134,7 @@ def spill_edges(
             rule=f"an edge must join a {relation.source} and a {relation.target}",
             remedy="check that src and dst hold ids of these node tables, in this order",
         )
-    return Spill(
+    spill = Spill(
         parts=[found.part for found in done],
         has_weight="weight" in table.schema.names,
         has_timestamp="timestamp" in table.schema.names,
@@ -102,13 +142,47 @@ def spill_edges(
         num_dangling=num_dangling,
         num_loops=sum(found.num_loops for found in done) if relation.source == relation.target else 0,
     )
+    partitions = [
+        Partition(bounds=view.bounds.tolist(), runs=[run for found in done for run in found.runs[number]])
+        for number, view in enumerate(direct)
+    ]
+    return ReadEdges(spill=spill, partitions=partitions)
+
+
+def _sample_bounds(table: Table, ends: dict[str, IdMap], turns: Sequence[Turn], *, crew: Crew) -> tuple[_Direct, ...]:
+    """Where to cut the views' targets into ranges, by the ends of rows spread over the table."""
+    if not turns:
+        return ()
+    parts = table.parts(min_rows=1)
+    chosen = parts[:: max(1, len(parts) // _SAMPLE_PARTS)]
+    found = {name: [np.empty(0, dtype=np.uint32)] for name in ends}
+    for part in chosen:
+        _, batch = next(table.read_part(part, list(ends), max_rows=_SAMPLE_ROWS))
+        for name, ids in ends.items():
+            kept = batch.column(name).drop_null()
+            positions = ids.positions(columns.ids(pa.chunked_array([kept]), kind=ids.kind).combine_chunks())
+            found[name].append(positions[positions != UNKNOWN])
+    sample = {name: np.concatenate(values) for name, values in found.items()}
+    plain = not {"weight", "timestamp"} & set(table.schema.names)
+    direct = list[_Direct]()
+    for turn in turns:
+        names = {"as-is": ["dst"], "turned": ["src"], "both": ["src", "dst"]}[turn]
+        bounds = sampled_bounds(
+            np.concatenate([sample[name] for name in names]),
+            num_targets=ends["src" if turn == "turned" else "dst"].num_nodes,
+            num_edges=table.num_rows * len(names),
+            max_edges=sortable_edges(crew, table.num_rows * len(names), plain=plain),
+        )
+        direct.append(_Direct(turn, np.array(bounds)))
+    return tuple(direct)
 
 
 def _map_part(task: _Task) -> _Mapped:
     names = task.table.schema.names
     offences = Offences()
     num_edges = num_dangling = num_loops = 0
-    with _Columns(task.path, names) as files:
+    runs: list[list[Run]] = [[] for _ in task.direct]
+    with _Columns(task.path, names if not task.direct else []) as files:
         for first_row, batch in task.table.read_part(task.part, names, max_rows=task.max_rows):
             rows = pa.Table.from_batches([batch])
             nulls = [columns.refuse_nulls(offences, rows[name], name=name, first_row=first_row) for name in names]
@@ -118,28 +192,34 @@ def _map_part(task: _Task) -> _Mapped:
                 ids.positions(columns.ids(rows[name], kind=ids.kind).combine_chunks())
                 for name, ids in task.ends.items()
             )
-            read: dict[str, NDArray[Any]] = {"source": source, "target": target}
-            if "weight" in names:
-                read["weight"] = columns.weights(offences, rows["weight"], first_row=first_row)
-            if "timestamp" in names:
-                read["timestamp"] = rows["timestamp"].cast(pa.int64()).to_numpy()
+            edges = EdgeChunk(
+                source=source,
+                target=target,
+                timestamp=rows["timestamp"].cast(pa.int64()).to_numpy() if "timestamp" in names else None,
+                weight=columns.weights(offences, rows["weight"], first_row=first_row) if "weight" in names else None,
+            )
             known = (source != UNKNOWN) & (target != UNKNOWN)
             if not known.all():
                 num_dangling += int(np.count_nonzero(~known))
                 if task.dangling == "refuse":
                     _note_dangling(offences, rows, source, target, first_row=first_row, ends=task.ends)
-                read = {name: values[known] for name, values in read.items()}
-            files.write(read)
-            num_edges += len(read["source"])
-            num_loops += int(np.count_nonzero(read["source"] == read["target"]))
-    return _Mapped(SpillPart(task.path, num_edges), offences, task.part.num_rows, num_dangling, num_loops)
+                edges = edges.where(known)
+            if not task.direct:
+                files.write(edges)
+            for view, made in zip(task.direct, runs, strict=True):
+                path = f"{task.path}.{view.turn}.{len(made)}"
+                made.append(write_edge_run(path, edges.seen(view.turn), bounds=view.bounds))
+            num_edges += len(edges.source)
+            num_loops += int(np.count_nonzero(edges.source == edges.target))
+    part = SpillPart(task.path, num_edges)
+    return _Mapped(part, runs, offences, task.part.num_rows, num_dangling, num_loops)
 
 
 class _Columns:
     """The files of one part, open for writing."""
 
     def __init__(self, path: str, names: list[str]) -> None:
-        kept = ["source", "target", *(name for name in ("timestamp", "weight") if name in names)]
+        kept = [name for name in COLUMN_DTYPES if name in names or (names and name in ("source", "target"))]
         self._files = {name: open(f"{path}.{name}", "wb", buffering=0) for name in kept}  # noqa: SIM115  # closed below
 
     def __enter__(self) -> "_Columns":
@@ -149,9 +229,9 @@ class _Columns:
         for file in self._files.values():
             file.close()
 
-    def write(self, values: dict[str, NDArray[Any]]) -> None:
+    def write(self, edges: EdgeChunk) -> None:
         for name, file in self._files.items():
-            data = np.ascontiguousarray(values[name], dtype=COLUMN_DTYPES[name]).view(np.uint8).data
+            data = np.ascontiguousarray(getattr(edges, name), dtype=COLUMN_DTYPES[name]).view(np.uint8).data
             while len(data):
                 data = data[file.write(data) :]
 

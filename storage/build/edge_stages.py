@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from storage.build.context import Context
 from storage.build.degrees import Degrees, count_degrees
-from storage.build.edge_sort import Partition, Ranks, partition_edges, sorted_ranges
-from storage.build.edge_spill import spill_edges
-from storage.build.edge_view import EdgeView, Spill, views
+from storage.build.edge_partition import Partition, Ranks, partition_edges
+from storage.build.edge_sort import sorted_ranges
+from storage.build.edge_spill import ReadEdges, spill_edges
+from storage.build.edge_view import EdgeView, turns, views
 from storage.build.hot_order import HotOrder, hottest_first
 from storage.build.hotness import expected_accesses
 from storage.build.id_map import IdMap
@@ -25,17 +26,19 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class CountedView:
-    """A relation of the store, its degrees, and the edge table it comes from."""
+    """A relation of the store, its degrees, the edge table it comes from, and its edges where they are sorted out."""
 
     view: EdgeView
     degrees: Degrees
     table: Relation
+    partition: Partition | None
 
 
-def read_edges(context: Context, tables: dict[Relation, Table], maps: dict[str, IdMap]) -> dict[Relation, Spill]:
+def read_edges(context: Context, tables: dict[Relation, Table], maps: dict[str, IdMap]) -> dict[Relation, ReadEdges]:
     """Stage 3: check the edge tables and map their ends. BadInput as `spill_edges`."""
-    spills = dict[Relation, Spill]()
+    found = dict[Relation, ReadEdges]()
     context.stages.begin("read edges", total=sum(table.num_rows for table in tables.values()), unit="edges")
+    at_once = context.settings.order == "input"
     for relation, table in tables.items():
         do = partial(
             spill_edges,
@@ -44,33 +47,37 @@ def read_edges(context: Context, tables: dict[Relation, Table], maps: dict[str, 
             sources=maps[relation.source],
             targets=maps[relation.target],
             dangling=context.settings.dangling,
+            partition=turns(relation, undirected=context.settings.undirected) if at_once else (),
             crew=context.crew,
         )
-        spills[relation] = context.work.stage(f"spill.{relation.folder}", Spill, do)
-    return spills
+        found[relation] = context.work.stage(f"spill.{relation.folder}", ReadEdges, do)
+    return found
 
 
-def count_views(context: Context, spills: dict[Relation, Spill]) -> list[CountedView]:
+def count_views(context: Context, read: dict[Relation, ReadEdges]) -> list[CountedView]:
     """Stage 4: the relations that the store gets, with the degrees of each."""
     seen = [
-        (table, view)
-        for table, spill in spills.items()
-        for view in views(table, spill, undirected=context.settings.undirected)
+        (table, view, edges.partitions[number] if edges.partitions else None)
+        for table, edges in read.items()
+        for number, view in enumerate(views(table, edges.spill, undirected=context.settings.undirected))
     ]
     counted = list[CountedView]()
-    context.stages.begin("count degrees", total=sum(view.spill.num_edges for _, view in seen), unit="edges")
-    for table, view in seen:
-        source, target = view.relation.source, view.relation.target
+    context.stages.begin("count degrees", total=sum(_to_read(view, found) for _, view, found in seen), unit="edges")
+    for table, view, partition in seen:
         do = partial(
             count_degrees,
-            view=view,
-            num_sources=context.num_nodes[source],
-            num_targets=context.num_nodes[target],
+            view=partition or view,
+            num_sources=context.num_nodes[view.relation.source],
+            num_targets=context.num_nodes[view.relation.target],
             crew=context.crew,
         )
         degrees = context.work.stage(f"degrees.{view.relation.folder}", Degrees, do)
-        counted.append(CountedView(view, degrees, table))
+        counted.append(CountedView(view, degrees, table, partition))
     return counted
+
+
+def _to_read(view: EdgeView, partition: Partition | None) -> int:
+    return view.spill.num_edges if partition is None else view.num_edges
 
 
 def order_nodes(context: Context, counted: list[CountedView]) -> dict[str, HotOrder | None]:
@@ -102,18 +109,21 @@ def write_edges(
     written = list[WrittenEdges]()
     for number, found in enumerate(counted):
         view, folder = found.view, found.view.relation.folder
+        is_last = all(later.table != found.table for later in counted[number + 1 :])
         source, target = (orders[name] for name in (view.relation.source, view.relation.target))
-        context.stages.begin("arrange edges", total=view.spill.num_edges, unit="edges")
-        arrange = partial(
-            partition_edges,
-            view=view,
-            ranks=Ranks(None if source is None else source.rank, None if target is None else target.rank),
-            in_degree=found.degrees.in_degree,
-            crew=context.crew,
-        )
-        partition = context.work.stage(f"partition.{folder}", Partition, arrange)
-        if all(later.table != found.table for later in counted[number + 1 :]):
-            context.work.drop(f"spill.{found.table.folder}")
+        partition = found.partition
+        if partition is None:
+            context.stages.begin("arrange edges", total=view.spill.num_edges, unit="edges")
+            arrange = partial(
+                partition_edges,
+                view=view,
+                ranks=Ranks(None if source is None else source.rank, None if target is None else target.rank),
+                in_degree=found.degrees.in_degree,
+                crew=context.crew,
+            )
+            partition = context.work.stage(f"partition.{folder}", Partition, arrange)
+            if is_last:
+                context.work.drop(f"spill.{found.table.folder}")
         context.stages.begin("write edges", total=view.num_edges, unit="edges")
         write = partial(
             _write,
@@ -125,6 +135,8 @@ def write_edges(
         )
         written.append(context.work.stage(f"edges.{folder}", WrittenEdges, write))
         context.work.drop(f"partition.{folder}")
+        if is_last:
+            context.work.drop(f"spill.{found.table.folder}")
     return written
 
 

@@ -5,7 +5,7 @@ the spill's edges as they stand, turned round, or both ways.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from storage.build.runs import read_array
 from storage.jit import kernel
 from storage.schema import Relation
 
+Turn: TypeAlias = Literal["as-is", "turned", "both"]
 COLUMN_DTYPES = {"source": np.uint32, "target": np.uint32, "timestamp": np.int64, "weight": np.float32}
 
 
@@ -59,6 +60,29 @@ class EdgeChunk:
     timestamp: NDArray[np.int64] | None
     weight: NDArray[np.float32] | None
 
+    def where(self, kept: NDArray[np.bool_]) -> "EdgeChunk":
+        """Those edges that `kept` [n] tells."""
+        return EdgeChunk(
+            source=self.source[kept],
+            target=self.target[kept],
+            timestamp=None if self.timestamp is None else self.timestamp[kept],
+            weight=None if self.weight is None else self.weight[kept],
+        )
+
+    def seen(self, turn: Turn) -> "EdgeChunk":
+        """The edges as a view has them."""
+        if turn == "turned":
+            return EdgeChunk(source=self.target, target=self.source, timestamp=self.timestamp, weight=self.weight)
+        if turn == "both":
+            row, turned = _both(self.source, self.target)
+            return EdgeChunk(
+                source=np.where(turned, self.target[row], self.source[row]),
+                target=np.where(turned, self.source[row], self.target[row]),
+                timestamp=None if self.timestamp is None else self.timestamp[row],
+                weight=None if self.weight is None else self.weight[row],
+            )
+        return self
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -83,7 +107,7 @@ class EdgeView:
     relation: Relation
     reverse_of: Relation | None
     spill: Spill
-    turn: Literal["as-is", "turned", "both"]
+    turn: Turn
 
     @property
     def num_edges(self) -> int:
@@ -106,17 +130,7 @@ class EdgeView:
         source, target, timestamp, weight = read["source"], read["target"], read["timestamp"], read["weight"]
         assert source is not None
         assert target is not None
-        if self.turn == "turned":
-            return EdgeChunk(source=target, target=source, timestamp=timestamp, weight=weight)
-        if self.turn == "both":
-            row, turned = _both(source, target)
-            return EdgeChunk(
-                source=np.where(turned, target[row], source[row]),
-                target=np.where(turned, source[row], target[row]),
-                timestamp=None if timestamp is None else timestamp[row],
-                weight=None if weight is None else weight[row],
-            )
-        return EdgeChunk(source=source, target=target, timestamp=timestamp, weight=weight)
+        return EdgeChunk(source=source, target=target, timestamp=timestamp, weight=weight).seen(self.turn)
 
     def _column(self, piece: Slice, name: str) -> NDArray[Any] | None:
         if (name == "weight" and not self.spill.has_weight) or (name == "timestamp" and not self.spill.has_timestamp):
@@ -127,6 +141,13 @@ class EdgeView:
 def reversed_name(relation: Relation) -> Relation:
     """The relation that `--undirected` adds beside one between two node types."""
     return Relation(relation.target, f"rev_{relation.name}", relation.source)
+
+
+def turns(relation: Relation, *, undirected: bool) -> tuple[Turn, ...]:
+    """How the views of an edge table see its edges."""
+    if not undirected:
+        return ("as-is",)
+    return ("both",) if relation.source == relation.target else ("as-is", "turned")
 
 
 def views(relation: Relation, spill: Spill, *, undirected: bool) -> list[EdgeView]:

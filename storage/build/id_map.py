@@ -53,12 +53,11 @@ class IdMap:
 
     def positions(self, ids: pa.Array) -> NDArray[np.uint32]:
         """Input position of each id [n] uint32, UNKNOWN where no node has it; `ids` are int64 or large_string."""
-        if self.ids_are_rows:
-            values = ids.to_numpy()
-            known = (values >= 0) & (values < self.num_nodes)
-            return np.where(known, values, np.int64(UNKNOWN)).astype(np.uint32)
-        wanted = hash_column(ids, self.kind)
         found = np.empty(len(ids), dtype=np.uint32)
+        if self.ids_are_rows:
+            _as_rows(ids.to_numpy(), np.int64(self.num_nodes), found)
+            return found
+        wanted = hash_column(ids, self.kind)
         shift = np.uint64(64 - self.index_bits)
         hashes, rows, start = self.array("hash"), self.array("row"), self.array("start")
         if self.kind == "int64":
@@ -184,6 +183,13 @@ def _put(path: str, array: NDArray[Any], first: int) -> None:
     with open(path, "r+b", buffering=0) as file:
         file.seek(first * array.itemsize)
         file.write(np.ascontiguousarray(array).data)
+
+
+@kernel
+def _as_rows(ids: NDArray[np.int64], num_nodes: np.int64, found: NDArray[np.uint32]) -> None:
+    for index in range(ids.shape[0]):
+        known = 0 <= ids[index] < num_nodes
+        found[index] = np.uint32(ids[index]) if known else UNKNOWN
 
 
 @kernel

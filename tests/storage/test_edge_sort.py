@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from storage.build.degrees import count_degrees
-from storage.build.edge_sort import Ranks, partition_edges, sorted_ranges
+from storage.build.edge_partition import Ranks, partition_edges
+from storage.build.edge_sort import sorted_ranges
 from storage.build.edge_view import EdgeView, views
 from storage.schema import Relation
 from storage.segments import SortedEdges
