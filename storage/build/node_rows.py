@@ -118,9 +118,10 @@ def partition_features(
         BadInput: a null, another width, NaN or infinity (under `refuse`), a value the dtype cannot hold.
     """
     row_bytes = columns.dim * np.dtype(columns.dtype).itemsize
-    # a range is assembled from the rows of its runs: it stands in memory twice
-    rows_per_range = crew.budget.sort_rows(2 * row_bytes + 32)
-    run_rows = crew.budget.rows(2 * row_bytes + 8 * columns.dim + 64)
+    # a range is assembled from the rows of its runs, which stands in memory twice, and finished ones wait
+    rows_per_range = crew.budget.sort_rows(4 * row_bytes + 64)
+    # a run is collected, joined and reordered, while a batch is decoded and converted
+    run_rows = crew.budget.rows(4 * row_bytes + 16 * columns.dim + 64)
     num_ranges = -(-table.num_rows // rows_per_range)
     tasks = [
         _FeatureTask(table, part, columns, scale, nan, rank, rows_per_range, num_ranges, run_rows, f"{folder}/{number}")
@@ -197,7 +198,7 @@ class _Converted:
 def _partition_features(task: _FeatureTask) -> _Converted:
     offences, num_zeroed = Offences(), 0
     writer = RunWriter(task.path, num_buckets=task.num_ranges, run_rows=task.run_rows)
-    max_rows = min(_READ_ROWS, task.run_rows)
+    max_rows = min(_READ_ROWS, max(1, task.run_rows // 4))
     for first_row, batch in task.table.read_part(task.part, task.columns.names, max_rows=max_rows):
         done = convert_batch(
             batch, columns=task.columns, scale=task.scale, nan=task.nan, offences=offences, first_row=first_row

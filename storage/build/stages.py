@@ -1,7 +1,10 @@
 """Tells the progress which stage of an ingest runs, and keeps the seconds of each."""
 
+import ctypes
 import time
 from collections.abc import Callable
+
+import pyarrow as pa
 
 from storage.progress import Progress
 
@@ -24,6 +27,7 @@ class Stages:
     def begin(self, name: str, *, total: int, unit: str) -> None:
         """A new stage begins and the one before it is over."""
         self.end()
+        give_back_memory()
         self._name, self._began = name, time.perf_counter()
         self._progress.stage(name, total=total, unit=unit)
         self._alive()
@@ -39,3 +43,11 @@ class Stages:
             spent = time.perf_counter() - self._began
             self.seconds[self._name] = round(self.seconds.get(self._name, 0.0) + spent, 3)
         self._name = None
+
+
+def give_back_memory() -> None:
+    """Return what freed arrays and Arrow's pool still hold to the system, so that stages do not add up."""
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc
+        trim(0)
