@@ -29,12 +29,13 @@ from storage.claim import Claim
 from storage.errors import BadInput
 from storage.feature_columns import FeatureColumns
 from storage.ingest import IngestResources, make_context
+from storage.node_columns import deleted_ids
 from storage.npy import damaged
 from storage.progress import Progress
 from storage.schema import Generation, NodeType, Relation, RelationInfo
 from storage.segments import WrittenEdges
 from storage.store import Store
-from storage.stored_nodes import FEATURES, StoredNodes, deleted_ids
+from storage.stored_nodes import FEATURES, StoredNodes
 
 _POSITION_BYTES = 12
 _BATCH_ROWS = 1 << 16

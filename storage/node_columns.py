@@ -54,6 +54,14 @@ def _stream_segment(place: Place, segment: NodeSegment, rows_per_batch: int) -> 
             yield batch.column(0)
 
 
+def deleted_ids(place: Place, node_type: NodeType) -> NDArray[np.int64]:
+    """Dense ids of the deleted nodes of a type, ascending."""
+    if node_type.deleted is None:
+        return np.empty(0, dtype=np.int64)
+    found: NDArray[np.int64] = read_array(place, node_type.deleted)
+    return found
+
+
 def find_rows(place: Place, node_type: NodeType, ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
     """Dense rows [n] of the user's ids [n].
 
@@ -65,12 +73,14 @@ def find_rows(place: Place, node_type: NodeType, ids: pa.Array | pa.ChunkedArray
     for segment in node_type.segments:
         candidates = find_candidates(read_array(place, segment.lookup), wanted)
         _confirm(place, segment, wanted, candidates, rows)
+    if node_type.deleted is not None:
+        rows[np.isin(rows, deleted_ids(place, node_type))] = -1
     unknown = np.flatnonzero(rows < 0)
     if unknown.size:
         raise BadInput(
             f"{node_type.name} ids, entry {int(unknown[0])}",
             f"unknown id {wanted[int(unknown[0])].as_py()!r} ({unknown.size} such ids)",
-            rule=f"ids are those of the {node_type.num_nodes} nodes of type {node_type.name} in the store",
+            rule=f"ids are those of the {node_type.num_live} nodes of type {node_type.name} in the store",
             remedy="remove or correct them, or ingest the missing nodes",
         )
     return rows

@@ -17,7 +17,7 @@ from storage.features import FeatureFile, SegmentedFeatures, StoredFeatures
 from storage.graph import EdgeArrays, RelationCSC, Topology, merge_segments
 from storage.in_place import ParquetFeatures
 from storage.local_cache import open_block_cache
-from storage.node_columns import find_rows, read_column, stream_ids
+from storage.node_columns import deleted_ids, find_rows, read_column, stream_ids
 from storage.npy import HEADER_BYTES, damaged
 from storage.place import Place
 from storage.schema import FORMAT_VERSION, MANIFEST_NAME, Generation, Manifest, NodeType, RelationInfo
@@ -82,7 +82,7 @@ class Store:
         return self.node_types[self.type_index(name)]
 
     def num_nodes(self, node_type: str) -> int:
-        """Nodes of a type."""
+        """Nodes of a type, deleted ones included."""
         return self.node_type(node_type).num_nodes
 
     def topology(self) -> Topology:
@@ -176,6 +176,10 @@ class Store:
                 remedy="choose one of them, or ingest a table that has it",
             )
         return read_column(self.place, found, column=column)
+
+    def deleted(self, node_type: str) -> NDArray[np.int64]:
+        """Dense ids of the deleted nodes of a type, ascending; their rows are there until `compact`, without edges."""
+        return deleted_ids(self.place, self.node_type(node_type))
 
     def rows_of(self, node_type: str, ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
         """Dense rows [n] of the user's ids [n]; BadInput names the first unknown id and their number."""

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from storage.arrays import read_array
 from storage.checked import CheckedReader
+from storage.node_columns import deleted_ids
 from storage.npy import HEADER_BYTES, damaged, npy_header
 from storage.place import Place
 from storage.schema import NodeSegment, NodeType
@@ -126,14 +126,6 @@ class JoinedTable(Table):
 def no_rows(schema: pa.Schema) -> Table:
     """A table without rows, in place of one that is not given."""
     return Table("", fs=None, files=(), schema=schema)
-
-
-def deleted_ids(place: Place, node_type: NodeType) -> NDArray[np.int64]:
-    """Dense ids of the deleted nodes of a type, ascending."""
-    if node_type.deleted is None:
-        return np.empty(0, dtype=np.int64)
-    found: NDArray[np.int64] = read_array(place, node_type.deleted)
-    return found
 
 
 def stored_features(

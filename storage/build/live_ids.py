@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from storage.build.id_map import UNKNOWN, IdMap
 from storage.build.runs import map_array
+from storage.node_columns import deleted_ids
 from storage.place import Place
 from storage.schema import NodeType
-from storage.stored_nodes import deleted_ids
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class PairKeys:
         keys = map_array(self.keys, np.uint64)
         wanted = (edges.target.astype(np.uint64) << np.uint64(32)) | edges.source
         at = np.minimum(np.searchsorted(keys, wanted), self.num_keys - 1)
-        found = keys[at] == wanted
+        found[:] = keys[at] == wanted
         if found.any():
             np.memmap(self.hits, dtype=np.uint8, mode="r+")[at[found]] = 1
         return found
