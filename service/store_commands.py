@@ -44,6 +44,9 @@ def ingest(
     fanout: Annotated[
         str, typer.Option(help="Fan-out that the order of rows on disk expects, from the seeds outward.")
     ] = "15,10,5",
+    features: Annotated[
+        str, typer.Option(help="copy features into the store, or leave them in their Parquet files: in-place.")
+    ] = "copy",
     quantize: Annotated[
         bool, typer.Option("--quantize", help="Store features as int8 steps of a scale of each column.")
     ] = False,
@@ -82,6 +85,7 @@ def ingest(
                     "feature_dtype": feature_dtype,
                     "feature_columns": tuple(feature_columns.split(",")) if feature_columns else None,
                     "fanout": tuple(fanout.split(",")),
+                    "features": features,
                     "quantize": quantize,
                     "order": order,
                 }

@@ -31,6 +31,9 @@ class IngestSettings(BaseModel):
     nan: Literal["refuse", "zero"] = Field(
         default="refuse", description="NaN and infinite features: refuse the table, or store 0 and count them"
     )
+    features: Literal["copy", "in-place"] = Field(
+        default="copy", description="copy features into the store, or leave them in the Parquet files of the table"
+    )
     feature_dtype: Dtype | None = Field(
         default=None, description="dtype of stored features; by default as in the table"
     )
@@ -92,6 +95,13 @@ def check_settings(settings: IngestSettings) -> dict[Relation, str]:
             f"--feature-dtype {settings.feature_dtype}",
             "with --quantize",
             rule="quantised features are int8",
+            remedy="leave out one of the two",
+        )
+    if settings.quantize and settings.features == "in-place":
+        raise BadInput(
+            "--features in-place",
+            "with --quantize",
+            rule="features that stay in the table are not rewritten",
             remedy="leave out one of the two",
         )
     for relation in relations:

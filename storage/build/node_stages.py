@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.arrays import ArrayWriter
 from storage.build.context import Context, NodeInput
 from storage.build.hot_order import HotOrder
 from storage.build.id_map import IdMap, build_id_map
@@ -18,6 +19,7 @@ from storage.build.node_rows import Runs, columns_in_order, features_in_order, p
 from storage.build.node_scan import NodeScan, scan_nodes
 from storage.build.quantize import column_scales
 from storage.build.runs import map_array
+from storage.in_place import describe_in_place, validate_in_place
 from storage.lookup import lookup_entries
 from storage.schema import NodeSegment
 from storage.segments import ids_schema, write_node_segment
@@ -39,6 +41,7 @@ class WrittenNodes:
 class _Arranged:
     columns: Runs
     features: Runs | None
+    num_zeroed: int
     scale: tuple[float, ...] | None
 
 
@@ -72,8 +75,7 @@ def write_nodes(
         write = partial(_write, context=context, node=node, ids=maps[node.name], order=orders[node.name])
         found = arranged[node.name]
         segment = work.stage(f"nodes.{node.name}", NodeSegment, partial(write, arranged=found))
-        num_zeroed = 0 if found.features is None else found.features.num_zeroed
-        written[node.name] = WrittenNodes(segment, maps[node.name].kind, num_zeroed, found.scale)
+        written[node.name] = WrittenNodes(segment, maps[node.name].kind, found.num_zeroed, found.scale)
         work.drop(f"features.{node.name}")
         work.drop(f"columns.{node.name}")
     return written
@@ -85,7 +87,10 @@ def _arrange(context: Context, node: NodeInput, order: HotOrder | None) -> _Arra
     columns = work.stage(f"columns.{node.name}", Runs, take)
     if node.features is None:
         context.stages.advance(node.table.num_rows)
-        return _Arranged(columns, None, None)
+        return _Arranged(columns, None, 0, None)
+    if context.settings.features == "in-place":
+        num_zeroed = work.stage(f"check.{node.name}", int, partial(_check_in_place, context=context, node=node))
+        return _Arranged(columns, None, num_zeroed, None)
     scale = node.scale
     if context.settings.quantize and scale is None:
         find = partial(_find_scale, context=context, node=node)
@@ -99,7 +104,13 @@ def _arrange(context: Context, node: NodeInput, order: HotOrder | None) -> _Arra
         rank=rank,
         crew=crew,
     )
-    return _Arranged(columns, work.stage(f"features.{node.name}", Runs, do), scale)
+    features = work.stage(f"features.{node.name}", Runs, do)
+    return _Arranged(columns, features, features.num_zeroed, scale)
+
+
+def _check_in_place(_: str, *, context: Context, node: NodeInput) -> int:
+    assert node.features is not None
+    return validate_in_place(node.table, node.features, nan=context.settings.nan, advance=context.stages.advance)
 
 
 def _find_scale(_: str, *, context: Context, node: NodeInput) -> list[float]:
@@ -118,7 +129,7 @@ def _write(
         )
     else:
         context.stages.advance(count)
-    return write_node_segment(
+    segment = write_node_segment(
         context.place,
         node_type=node.name,
         segment=node.segment,
@@ -131,6 +142,22 @@ def _write(
         feature_dim=None if chosen is None else chosen.dim,
         feature_dtype=None if chosen is None else chosen.dtype,
     )
+    if chosen is None or context.settings.features == "copy":
+        return segment
+    name = f"nodes/{node.name}/positions.{node.segment}.npy"
+    with ArrayWriter(context.place, name, dtype=np.int64, shape=(count,)) as writer:
+        for rows in _rows_in_order(count, order):
+            writer.write(rows)
+    in_place = describe_in_place(node.table, chosen, nan=context.settings.nan, positions=writer.info)
+    return segment.model_copy(update={"in_place": in_place})
+
+
+def _rows_in_order(count: int, order: HotOrder | None) -> Iterator[NDArray[np.int64]]:
+    """Row of the table of each dense id of the segment, a piece at a time."""
+    places = None if order is None else map_array(order.order, np.uint32)
+    for start in range(0, count, _PIECE):
+        stop = min(start + _PIECE, count)
+        yield np.arange(start, stop) if places is None else places[start:stop].astype(np.int64)
 
 
 def _lookup(ids: IdMap, *, base: int, rank: str | None) -> Iterator[NDArray[Any]]:

@@ -12,13 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from storage.arrays import write_array
 from storage.block_cache import BlockCache
-from storage.feature_columns import find_feature_columns
-from storage.in_place import describe_in_place
-from storage.nodes import open_node_table
 from storage.place import Place
-from storage.segments import commit_generation
 from storage.store import Store
 from tests.data import small_run, write_tables
 from tests.processes import result_of
@@ -42,33 +37,11 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ingest_command(tables: Path, out: str) -> dict[str, Any]:
+def ingest_command(tables: Path, out: str, *more: str) -> dict[str, Any]:
     return result_of(
         "ingest", "--nodes", str(tables / "nodes.parquet"), "--edges", str(tables / "edges.parquet"), "--undirected",
-        "--out", out,
+        "--out", out, *more,
     )  # fmt: skip
-
-
-def leave_in_place(store: Path, tables: Path) -> None:
-    """Turn a store of copies into one whose features are left in the table; the copies are removed."""
-    opened = Store.open(str(store))
-    table = open_node_table(str(tables / "nodes.parquet"), feature_columns=None)
-    columns = find_feature_columns(table, named=None, dtype=None)
-    assert columns is not None
-    (node_type,) = opened.node_types
-    (segment,) = node_type.segments
-    assert segment.features is not None
-    position = opened.node_column("node", "position").to_numpy().astype(np.int64)
-    positions = write_array(opened.place, "nodes/node/positions.0.npy", position)
-    in_place = describe_in_place(table, columns, nan="refuse", positions=positions)
-    segments = (segment.model_copy(update={"features": None, "in_place": in_place}),)
-    generation = opened.generation.model_copy(
-        update={"node_types": (node_type.model_copy(update={"segments": segments}),)}
-    )
-    opened.place.remove("manifest.json")
-    commit_generation(opened.place, generation)
-    for name in (segment.features.name, segment.features.sums_name):
-        opened.place.remove(name)
 
 
 def trained_and_embedded(folder: Path, name: str, *, store: str, **tiers: Any) -> tuple[bytes, NDArray[Any]]:
@@ -154,8 +127,8 @@ def test_features_left_in_parquet_give_the_same_embeddings(
     tables: Path, local: tuple[bytes, NDArray[Any]], tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    ingest_command(tables, str(store))
-    leave_in_place(store, tables)
+    ingest_command(tables, str(store), "--features", "in-place")
+    assert not list(store.rglob("features.*"))
     cache = tmp_path / "cache"
     found = trained_and_embedded(
         tables, "in-place", store=str(store), disk_cache_bytes=4 << 20, disk_cache_folder=str(cache)
