@@ -10,12 +10,11 @@ from typing import Any
 
 from storage import columns
 from storage.append_settings import AppendSettings, known_relation
-from storage.build.context import Context, NodeInput
+from storage.build.context import NodeInput
 from storage.build.edge_spill import open_edge_table
 from storage.build.edge_stages import CountedView, count_views, order_nodes, read_edges, write_edges
 from storage.build.executor import Executor
-from storage.build.id_map import IdMap
-from storage.build.live_ids import LiveIdMap, mark_deleted
+from storage.build.live_ids import live_maps
 from storage.build.node_stages import WrittenNodes, map_ids, write_nodes
 from storage.change import change_store
 from storage.claim import Claim
@@ -88,7 +87,7 @@ class _Append:
             executor=self.executor,
             progress=self.progress,
         )
-        maps = _live_maps(context, store, map_ids(context))
+        maps = live_maps(context, store.node_types, map_ids(context))
         counted = count_views(context, read_edges(context, self.edges, maps))
         orders = order_nodes(context, counted)
         nodes = write_nodes(context, maps, orders)
@@ -144,7 +143,7 @@ def _prepare(
         kind = store.node_type(name)
         nodes[name] = open_node_table(url, feature_columns=settings.feature_columns)
         refuse_other_ids(kind, nodes[name])
-        features[name] = _features_like(kind, nodes[name], settings)
+        features[name] = features_like(kind, nodes[name], settings)
         there = {"label": kind.has_label, "split": kind.has_split, "timestamp": kind.has_timestamp}
         _refuse_other_columns(nodes[name], there, what=f"nodes of type {name}")
     edges = dict[Relation, Table]()
@@ -178,7 +177,7 @@ def _refuse_other_columns(table: Table, there: dict[str, bool], *, what: str) ->
             )
 
 
-def _features_like(kind: NodeType, table: Table, settings: IngestSettings) -> FeatureColumns | None:
+def features_like(kind: NodeType, table: Table, settings: IngestSettings) -> FeatureColumns | None:
     """The feature columns of a table; BadInput unless they are like the stored ones."""
     dtype = "float32" if settings.quantize else settings.feature_dtype
     found = find_feature_columns(table, named=settings.feature_columns, dtype=dtype)
@@ -194,17 +193,6 @@ def _features_like(kind: NodeType, table: Table, settings: IngestSettings) -> Fe
             remedy="write them with that width and type, or ingest all tables as a new store",
         )
     return found
-
-
-def _live_maps(context: Context, store: Store, maps: dict[str, IdMap]) -> dict[str, IdMap]:
-    """The maps without deleted nodes: an edge to one of these has an unknown end."""
-    live = dict(maps)
-    for kind in store.node_types:
-        if kind.name in maps and kind.deleted is not None:
-            mark = partial(mark_deleted, place=store.place, node_type=kind, num_nodes=context.num_nodes[kind.name])
-            path = context.work.stage(f"deleted.{kind.name}", str, mark)
-            live[kind.name] = LiveIdMap.of(maps[kind.name], deleted=path)
-    return live
 
 
 def _longer_type(kind: NodeType, written: WrittenNodes | None) -> NodeType:

@@ -9,7 +9,7 @@ from storage.ingest_settings import IngestSettings
 from storage.schema import Dtype, Relation, RelationInfo
 from storage.store import Store
 
-_STORED = ("undirected", "feature_dtype", "quantize", "feature_columns", "fanout", "order")
+_STORED = ("undirected", "features", "feature_dtype", "quantize", "feature_columns", "fanout", "order")
 
 
 class AppendSettings(BaseModel):
@@ -22,6 +22,7 @@ class AppendSettings(BaseModel):
     undirected: bool | None = Field(default=None, description="the store's")
     dangling: Literal["refuse", "drop"] | None = Field(default=None, description="edges to unknown nodes")
     nan: Literal["refuse", "zero"] | None = Field(default=None, description="NaN and infinite features")
+    features: Literal["copy", "in-place"] | None = Field(default=None, description="the store's")
     feature_dtype: Dtype | None = Field(default=None, description="the store's")
     quantize: bool | None = Field(default=None, description="the store's")
     feature_columns: tuple[str, ...] | None = Field(default=None, description="the store's")

@@ -19,13 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from storage.append import next_segment, refuse_other_ids
 from storage.append_settings import known_relation, stored_settings
 from storage.arrays import ArrayWriter
-from storage.build.context import Context, NodeInput
+from storage.build.context import Context
 from storage.build.edge_stages import count_views, read_edges, write_edges
 from storage.build.executor import Executor
 from storage.build.gone_nodes import GoneNodes, mark_gone
 from storage.build.hot_order import HotOrder
 from storage.build.id_map import IdMap
-from storage.build.live_ids import LiveIdMap, mark_deleted
+from storage.build.live_ids import live_maps, only_known
 from storage.build.node_stages import map_ids
 from storage.build.pair_keys import PairKeys
 from storage.build.runs import map_array
@@ -40,7 +40,6 @@ from storage.progress import Progress
 from storage.schema import FileInfo, Generation, NodeType, Relation, RelationInfo
 from storage.segments import WrittenEdges
 from storage.store import Store
-from storage.stored_nodes import StoredNodes, no_rows
 from storage.tables import Table, file_states, open_table
 
 _PIECE = 1 << 20
@@ -126,7 +125,7 @@ class _Deletion:
         )
         context = make_context(
             settings,
-            [_node_input(store, kind) for kind in store.node_types],
+            [only_known(store.place, kind) for kind in store.node_types],
             self.edges,
             claim=claim,
             fingerprint=fingerprint,
@@ -135,8 +134,8 @@ class _Deletion:
             progress=self.progress,
             more_bytes=edge_bytes(store.relations) + 2 * sum(kind.num_nodes for kind in store.node_types),
         )
-        maps, marks = self._maps(context, store)
-        gone = self._gone(context, store, maps, marks)
+        maps = self._maps(context, store)
+        gone = self._gone(context, store, maps)
         pairs = self._pairs(context, store, maps)
         spills = staying_edges(context, store, gone, pairs)
         missing = {
@@ -175,21 +174,13 @@ class _Deletion:
             }
         )
 
-    def _maps(self, context: Context, store: Store) -> tuple[dict[str, IdMap], dict[str, str]]:
-        """The live ids of the types that the tables name, and for those with deleted nodes a file that marks them."""
+    def _maps(self, context: Context, store: Store) -> dict[str, IdMap]:
+        """The live ids of the types that the tables name."""
         named = set(self.nodes) | {end for relation in self.edges for end in (relation.source, relation.target)}
-        maps = map_ids(replace(context, nodes=[node for node in context.nodes if node.name in named]))
-        marks = dict[str, str]()
-        for kind in store.node_types:
-            if kind.name in named and kind.deleted is not None:
-                mark = partial(mark_deleted, place=store.place, node_type=kind, num_nodes=kind.num_nodes)
-                marks[kind.name] = context.work.stage(f"deleted.{kind.name}", str, mark)
-                maps[kind.name] = LiveIdMap.of(maps[kind.name], deleted=marks[kind.name])
-        return maps, marks
+        found = map_ids(replace(context, nodes=[node for node in context.nodes if node.name in named]))
+        return live_maps(context, store.node_types, found)
 
-    def _gone(
-        self, context: Context, store: Store, maps: dict[str, IdMap], marks: dict[str, str]
-    ) -> dict[str, GoneNodes]:
+    def _gone(self, context: Context, store: Store, maps: dict[str, IdMap]) -> dict[str, GoneNodes]:
         total = sum(table.num_rows for table in self.nodes.values())
         context.stages.begin("find nodes", total=total, unit="nodes")
         gone = dict[str, GoneNodes]()
@@ -199,7 +190,7 @@ class _Deletion:
                 kind=store.node_type(name),
                 table=table,
                 ids=maps[name],
-                deleted=marks.get(name),
+                deleted=store.deleted(name),
                 missing=self.settings.missing,
                 advance=context.stages.advance,
             )
@@ -220,12 +211,6 @@ class _Deletion:
                 remedy="remove the rows, or leave them aside with --missing ignore",
             ) from None
         return find_pairs(context, store, read)
-
-
-def _node_input(store: Store, kind: NodeType) -> NodeInput:
-    stored = StoredNodes(store.place, kind, live_only=False)
-    none = no_rows(stored.schema)
-    return NodeInput(name=kind.name, table=none, known=stored, base=kind.num_nodes, segment=0, features=None)
 
 
 def _fewer_nodes(context: Context, kind: NodeType, gone: GoneNodes | None, generation: int) -> NodeType:

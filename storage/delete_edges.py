@@ -90,9 +90,7 @@ def staying_edges(
     return spills
 
 
-def _spill(
-    folder: str, *, store: Store, info: RelationInfo, change: Staying, context: Context
-) -> ReadEdges:
+def _spill(folder: str, *, store: Store, info: RelationInfo, change: Staying, context: Context) -> ReadEdges:
     num_targets = context.num_nodes[info.relation.target]
     spill = spill_stored(
         folder, place=store.place, info=info, num_targets=num_targets, change=change, crew=context.crew

@@ -6,10 +6,10 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from storage import columns
 from storage.build.id_map import UNKNOWN, IdMap
-from storage.build.runs import map_array
 from storage.errors import BadInput
 from storage.offences import Offences
 from storage.schema import NodeType
@@ -39,7 +39,7 @@ def mark_gone(
     kind: NodeType,
     table: Table,
     ids: IdMap,
-    deleted: str | None,
+    deleted: NDArray[np.int64],
     missing: Literal["refuse", "ignore"],
     advance: Callable[[int], None],
 ) -> GoneNodes:
@@ -50,7 +50,7 @@ def mark_gone(
         kind: their type.
         table: column `id`.
         ids: of the live nodes.
-        deleted: file of uint8 [num_nodes], 1 for each node that is deleted already; None when there is none.
+        deleted: dense ids of nodes that are deleted already.
         missing: whether an unknown id is refused, or left aside and counted.
         advance: told the number of rows done.
 
@@ -58,8 +58,7 @@ def mark_gone(
         BadInput: a null, an unknown id (under `refuse`), or no node would be left.
     """
     gone = np.zeros(kind.num_nodes, dtype=np.uint8)
-    if deleted is not None:
-        gone |= map_array(deleted, np.uint8)[: kind.num_nodes]
+    gone[deleted] = 1
     offences, num_unknown = Offences(), 0
     for first_row, batch in table.batches(["id"], max_rows=_BATCH_ROWS):
         rows = pa.Table.from_batches([batch])

@@ -2,17 +2,20 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from storage.build.context import Context, NodeInput
 from storage.build.id_map import UNKNOWN, IdMap
 from storage.build.runs import map_array
 from storage.node_columns import deleted_ids
 from storage.place import Place
 from storage.schema import NodeType
+from storage.stored_nodes import StoredNodes, no_rows
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,23 @@ def mark_deleted(folder: str, *, place: Place, node_type: NodeType, num_nodes: i
     path = f"{folder}/deleted"
     gone.tofile(path)
     return path
+
+
+def live_maps(context: Context, kinds: tuple[NodeType, ...], maps: dict[str, IdMap]) -> dict[str, IdMap]:
+    """The maps without the deleted nodes of `kinds`."""
+    live = dict(maps)
+    for kind in kinds:
+        if kind.name in maps and kind.deleted is not None:
+            num_nodes = context.num_nodes[kind.name]
+            mark = partial(mark_deleted, place=context.place, node_type=kind, num_nodes=num_nodes)
+            live[kind.name] = LiveIdMap.of(
+                maps[kind.name], deleted=context.work.stage(f"deleted.{kind.name}", str, mark)
+            )
+    return live
+
+
+def only_known(place: Place, kind: NodeType) -> NodeInput:
+    """The stored nodes of a type to which none is added."""
+    stored = StoredNodes(place, kind, live_only=False)
+    none = no_rows(stored.schema)
+    return NodeInput(name=kind.name, table=none, known=stored, base=kind.num_nodes, segment=0, features=None)
