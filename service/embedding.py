@@ -124,7 +124,7 @@ def embed(
     device: torch.device,
     progress: Progress,
 ) -> EmbeddingReport:
-    """Write the embedding of every node of `store` to `out` as Parquet, manifest last.
+    """Write the embedding of every node of `store` that is not deleted to `out` as Parquet, manifest last.
 
     Args:
         encoder: trained; moved to `device` and put into evaluation mode.
@@ -172,9 +172,10 @@ def embed(
                 progress=progress,
                 name="embed",
                 sink=write,
+                rows=[store.live_ids(kind.name) for kind in store.node_types] if store.has_deleted else None,
             )
         types = tuple(
-            EmbeddedType(name=kind.name, num_nodes=kind.num_nodes, id_type=kind.id_type, parts=tuple(writer.parts))
+            EmbeddedType(name=kind.name, num_nodes=kind.num_live, id_type=kind.id_type, parts=tuple(writer.parts))
             for kind, writer in zip(store.node_types, writers, strict=True)
         )
         lease.check()

@@ -206,7 +206,7 @@ def report_type(kind: LabelledType, *, store: Store, results: Sequence[RowsRepor
     first = kind.splits[0]
     return TypeReport(
         node_type=kind.name,
-        num_nodes=store.num_nodes(kind.name),
+        num_nodes=store.node_type(kind.name).num_live,
         num_labelled=kind.num_labelled,
         num_classes=kind.num_classes,
         split=kind.kind,
@@ -224,7 +224,7 @@ def report_type(kind: LabelledType, *, store: Store, results: Sequence[RowsRepor
 def check_manifest(manifest: EmbeddingManifest, store: Store, place: Place) -> None:
     """Raise BadInput when node types, or their numbers of nodes, are not those of the store."""
     embedded = {kind.name: kind.num_nodes for kind in manifest.node_types}
-    stored = {kind.name: kind.num_nodes for kind in store.node_types}
+    stored = {kind.name: kind.num_live for kind in store.node_types}
     for name in stored | embedded:
         if embedded.get(name) != stored.get(name):
             raise BadInput(
@@ -252,6 +252,7 @@ def embedded_rows(
     kind = next(item for item in manifest.node_types if item.name == node_type)
     progress.stage(f"read {node_type}", total=kind.num_nodes, unit="nodes")
     seen = np.zeros(store.num_nodes(node_type), dtype=bool)
+    seen[store.deleted(node_type)] = True
     out = np.empty((rows.shape[0], manifest.dim), dtype=np.float32)
     remedy = "embed this store again, or name the embeddings that belong to it"
     for ids, x_ND in read_parts(place, kind.parts):

@@ -60,7 +60,8 @@ def _store_table(report: StoreReport) -> Table:
 
 def _node_type_table(kind: NodeTypeReport) -> Table:
     rows: dict[str, Any] = {
-        "nodes": f"{kind.num_nodes:,}, {kind.num_isolated:,} isolated",
+        "nodes": f"{kind.num_nodes:,}, {kind.num_isolated:,} isolated"
+        + (f", {kind.num_deleted:,} deleted" if kind.num_deleted else ""),
         "ids": kind.id_type,
         "features": _features(kind),
     }

@@ -70,7 +70,8 @@ def read_labelled(
     index = store.type_index(node_type)
     info = store.node_types[index]
     place = f"{store.place.url}, node type {node_type}"
-    labels = np.asarray(store.node_column(node_type, "label").to_numpy(), dtype=np.int64)
+    labels = np.array(store.node_column(node_type, "label").to_numpy(), dtype=np.int64)
+    labels[store.deleted(node_type)] = -1
     labelled = np.flatnonzero(labels >= 0)
     available: tuple[int, int, int]
     data = data_split(store, node_type, labels) if info.has_split else None

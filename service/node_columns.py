@@ -4,7 +4,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from storage.place import Place
 from storage.progress import Progress
@@ -26,15 +28,21 @@ class ColumnReport:
     """first and last time"""
 
 
-def read_columns(place: Place, kind: NodeType, *, progress: Progress) -> ColumnReport:
-    """Read the columns in batches. Memory: a batch and the distinct labels. DamagedStore for a changed page."""
+def read_columns(place: Place, kind: NodeType, *, live: NDArray[np.bool_], progress: Progress) -> ColumnReport:
+    """Read the columns of the `live` rows [num_nodes] in batches. Memory: a batch and the distinct labels.
+
+    Raises DamagedStore for a changed page.
+    """
     there = {"label": kind.has_label, "split": kind.has_split, "timestamp": kind.has_timestamp}
     columns = [name for name, has in there.items() if has]
     labels = np.empty(0, dtype=np.int64)
     num_labelled = 0
     splits: Counter[str] = Counter()
     times: list[int] = []
-    for batch in column_batches(place, kind, columns) if columns else ():
+    first = 0
+    for stored in column_batches(place, kind, columns) if columns else ():
+        batch = stored.filter(pa.array(live[first : first + stored.num_rows]))
+        first += stored.num_rows
         if kind.has_label:
             values = batch.column("label").to_numpy()
             known = values[values >= 0]
@@ -43,11 +51,11 @@ def read_columns(place: Place, kind: NodeType, *, progress: Progress) -> ColumnR
         if kind.has_split:
             found = pc.value_counts(batch.column("split"))
             splits.update({row["values"]: row["counts"] for row in found.to_pylist()})
-        if kind.has_timestamp:
+        if kind.has_timestamp and batch.num_rows:
             ends = pc.min_max(batch.column("timestamp"))
             times += [ends["min"].as_py(), ends["max"].as_py()]
             times = [min(times), max(times)]
-        progress.advance(batch.num_rows)
+        progress.advance(stored.num_rows)
     if not columns:
         progress.advance(kind.num_nodes)
     return ColumnReport(

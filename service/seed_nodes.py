@@ -1,4 +1,4 @@
-"""Which nodes of a store are seeds: all of them, or those of some types."""
+"""Which nodes of a store are seeds: all of them, or those of some types; never deleted ones."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,9 +8,11 @@ from storage.store import Store
 
 
 def seed_nodes(store: Store, data: DataSection) -> NDArray[np.int64] | None:
-    """Global ids (int64) of the seed nodes, or None when every node is one; BadInput for an unknown type."""
-    if not data.seed_types:
+    """Global ids (int64) of the seed nodes, None when every row is one; BadInput for an unknown type."""
+    if not data.seed_types and not store.has_deleted:
         return None
-    offsets = store.type_offsets
-    indices = sorted({store.type_index(name) for name in data.seed_types})
-    return np.concatenate([np.arange(offsets[index], offsets[index + 1]) for index in indices])
+    names = data.seed_types or [kind.name for kind in store.node_types]
+    indices = sorted({store.type_index(name) for name in names})
+    return np.concatenate(
+        [store.live_ids(store.node_types[index].name) + store.type_offsets[index] for index in indices]
+    )

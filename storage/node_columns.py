@@ -43,9 +43,13 @@ def read_column(place: Place, node_type: NodeType, *, column: str) -> pa.Chunked
 
 
 def stream_ids(place: Place, node_type: NodeType, *, rows_per_batch: int) -> Iterator[pa.Array]:
-    """Ids in dense order, at most `rows_per_batch` at a time; memory does not grow with the graph."""
+    """Ids of live nodes in dense order, at most `rows_per_batch` at a time; memory: 8 bytes a deleted node."""
+    deleted, first = deleted_ids(place, node_type), 0
     for segment in node_type.segments:
-        yield from _stream_segment(place, segment, rows_per_batch)
+        for ids in _stream_segment(place, segment, rows_per_batch):
+            gone = deleted[slice(*np.searchsorted(deleted, (first, first + len(ids))))] - first
+            yield ids if not len(gone) else ids.take(pa.array(np.delete(np.arange(len(ids)), gone)))
+            first += len(ids)
 
 
 def _stream_segment(place: Place, segment: NodeSegment, rows_per_batch: int) -> Iterator[pa.Array]:

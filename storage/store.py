@@ -181,12 +181,23 @@ class Store:
         """Dense ids of the deleted nodes of a type, ascending; their rows are there until `compact`, without edges."""
         return deleted_ids(self.place, self.node_type(node_type))
 
+    def live_ids(self, node_type: str) -> NDArray[np.int64]:
+        """Dense ids of the nodes of a type that are not deleted, ascending."""
+        live = np.ones(self.num_nodes(node_type), dtype=np.bool_)
+        live[self.deleted(node_type)] = False
+        return np.flatnonzero(live)
+
+    @property
+    def has_deleted(self) -> bool:
+        """Whether any node is deleted."""
+        return any(kind.num_deleted for kind in self.node_types)
+
     def rows_of(self, node_type: str, ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
         """Dense rows [n] of the user's ids [n]; BadInput names the first unknown id and their number."""
         return find_rows(self.place, self.node_type(node_type), ids)
 
     def id_batches(self, node_type: str, *, rows_per_batch: int) -> Iterator[pa.Array]:
-        """The user's ids in dense order, at most `rows_per_batch` at a time, streamed."""
+        """The user's ids of the nodes that are not deleted, in dense order, at most `rows_per_batch` at a time."""
         return stream_ids(self.place, self.node_type(node_type), rows_per_batch=rows_per_batch)
 
 
