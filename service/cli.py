@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from service.change_commands import add_change_commands
 from service.command_line import Json, examples
 from service.outcome import FAILED, command, show
 from service.process import prepare_process
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 
 add_store_commands(app)
+add_change_commands(app)
 
 RunPath = Annotated[str, typer.Argument(metavar="RUN.yaml", help="Run file.")]
 Overrides = Annotated[

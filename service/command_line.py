@@ -1,12 +1,25 @@
 """What all commands share on the command line: the flag for machines, examples, names with URLs."""
 
 import re
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
 
 from storage.errors import BadInput
 
+if TYPE_CHECKING:
+    from storage.ingest_settings import IngestResources
+
+Memory = Annotated[
+    str, typer.Option(help="Memory of the whole process; at least 304 MiB and 16 bytes a node of the largest type.")
+]
+Workers = Annotated[int | None, typer.Option(help="Tasks at once; default: all cores.")]
+Work = Annotated[
+    str | None, typer.Option(help="Folder for temporary files; default: inside a local store, else the system's.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables and bars.")]
 
 
@@ -30,3 +43,30 @@ def named_tables(options: list[str], *, option: str, default: str) -> dict[str, 
             )
         tables[name] = url
     return tables
+
+
+def is_given(context: typer.Context, option: str) -> bool:
+    """Whether an option was written on the command line, and is not its default."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+@contextmanager
+def options_checked(name: str) -> Iterator[None]:
+    """Turn what pydantic says about a value into BadInput that names the option of command `name`."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        raise BadInput(
+            option, str(first["input"]), rule=first["msg"], remedy=f"see `hopstream {name} --help`"
+        ) from None
+
+
+def resources_of(memory: str, workers: int | None, work: str | None) -> "IngestResources":
+    """What a command that writes a store may use; raises as pydantic does."""
+    from storage.ingest_settings import IngestResources
+
+    given = {"memory": memory, "workers": workers, "work": work}
+    return IngestResources.model_validate({name: value for name, value in given.items() if value is not None})

@@ -4,9 +4,18 @@ from typing import Annotated
 
 import typer
 
-from service.command_line import Json, examples, named_tables
+from service.command_line import (
+    Json,
+    Memory,
+    Work,
+    Workers,
+    examples,
+    is_given,
+    named_tables,
+    options_checked,
+    resources_of,
+)
 from service.outcome import command, show
-from storage.errors import BadInput
 
 EXAMPLE_NODE_TYPE = "node"
 EXAMPLE_RELATION = "node:to:node"
@@ -20,17 +29,28 @@ def add_store_commands(app: typer.Typer) -> None:
             "hopstream ingest --nodes user=users/*.parquet --nodes item=s3://bucket/items --edges "
             "user:reads:item=reads.parquet --out store",
             "hopstream ingest --nodes nodes.parquet --edges edges.parquet --memory 2GiB --work /scratch --out store",
+            "hopstream ingest --append --nodes new-nodes.parquet --edges new-edges.parquet --out store",
         )
     )(ingest)
 
 
 def ingest(
-    nodes: Annotated[list[str], typer.Option(help="Node table: TYPE=URL, or URL for the one type 'node'. Repeatable.")],
+    context: typer.Context,
+    out: Annotated[str, typer.Option(help="Folder or URL of the new store; with --append of the one that grows.")],
+    nodes: Annotated[
+        list[str] | None, typer.Option(help="Node table: TYPE=URL, or URL for the one type 'node'. Repeatable.")
+    ] = None,
     edges: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(help="Edge table: SRC:NAME:DST=URL, or URL for the one relation node:to:node. Repeatable."),
-    ],
-    out: Annotated[str, typer.Option(help="Folder or URL of the new store.")],
+    ] = None,
+    append: Annotated[
+        bool,
+        typer.Option(
+            "--append",
+            help="Add new nodes, new edges or both to the store, as its next generation; settings are the store's.",
+        ),
+    ] = False,
     undirected: Annotated[bool, typer.Option("--undirected", help="Add the reverse of every edge.")] = False,
     dangling: Annotated[str, typer.Option(help="Edges to unknown nodes: refuse or drop.")] = "refuse",
     nan: Annotated[str, typer.Option(help="NaN or infinite features: refuse or zero.")] = "refuse",
@@ -53,52 +73,48 @@ def ingest(
     order: Annotated[
         str, typer.Option(help="Order of rows on disk: hotness, or input (as the rows stand in the table).")
     ] = "hotness",
-    memory: Annotated[
-        str, typer.Option(help="Memory of the whole process; at least 304 MiB and 16 bytes a node of the largest type.")
-    ] = "4GiB",
-    workers: Annotated[int | None, typer.Option(help="Tasks at once; default: all cores.")] = None,
-    work: Annotated[
-        str | None,
-        typer.Option(help="Folder for temporary files; default: inside a local store, else the system's."),
-    ] = None,
+    memory: Memory = "4GiB",
+    workers: Workers = None,
+    work: Work = None,
     as_json: Json = False,
 ) -> None:
     """Turn Parquet node and edge tables into a graph store, in the memory given.
 
     Killed or interrupted, the same command goes on behind the last finished stage.
     """
-    from pydantic import ValidationError
-
     from service.store_tables import ingest_table
-    from storage.ingest import IngestResources, IngestSettings
+    from storage.append import append as run_append
+    from storage.append_settings import AppendSettings
+    from storage.ingest import IngestSettings
     from storage.ingest import ingest as run_ingest
 
     with command(as_json=as_json) as progress:
-        try:
-            settings = IngestSettings.model_validate(
-                {
-                    "nodes": named_tables(nodes, option="--nodes", default=EXAMPLE_NODE_TYPE),
-                    "edges": named_tables(edges, option="--edges", default=EXAMPLE_RELATION),
-                    "undirected": undirected,
-                    "dangling": dangling,
-                    "nan": nan,
-                    "feature_dtype": feature_dtype,
-                    "feature_columns": tuple(feature_columns.split(",")) if feature_columns else None,
-                    "fanout": tuple(fanout.split(",")),
-                    "features": features,
-                    "quantize": quantize,
-                    "order": order,
-                }
-            )
-            given = {"memory": memory, "workers": workers, "work": work}
-            resources = IngestResources.model_validate({name: v for name, v in given.items() if v is not None})
-        except ValidationError as error:
-            first = error.errors()[0]
-            option = "--" + str(first["loc"][0]).replace("_", "-")
-            raise BadInput(
-                option, str(first["input"]), rule=first["msg"], remedy="see `hopstream ingest --help`"
-            ) from None
-        generation = run_ingest(settings, out=out, resources=resources, progress=progress)
+        with options_checked("ingest"):
+            tables = {
+                "nodes": named_tables(nodes or [], option="--nodes", default=EXAMPLE_NODE_TYPE),
+                "edges": named_tables(edges or [], option="--edges", default=EXAMPLE_RELATION),
+            }
+            options = {
+                "undirected": undirected,
+                "dangling": dangling,
+                "nan": nan,
+                "feature_dtype": feature_dtype,
+                "feature_columns": tuple(feature_columns.split(",")) if feature_columns else None,
+                "fanout": tuple(fanout.split(",")),
+                "features": features,
+                "quantize": quantize,
+                "order": order,
+            }
+            if append:
+                own = {name: value for name, value in options.items() if is_given(context, name)}
+                more = AppendSettings.model_validate({**tables, **own})
+            else:
+                settings = IngestSettings.model_validate({**tables, **options})
+            resources = resources_of(memory, workers, work)
+        if append:
+            generation = run_append(more, out=out, resources=resources, progress=progress)
+        else:
+            generation = run_ingest(settings, out=out, resources=resources, progress=progress)
     show(
         {"store": out, **generation.model_dump(mode="json")},
         as_json=as_json,

@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
+from storage.collect import Collected
 from storage.schema import Generation
 
 
@@ -27,11 +28,26 @@ def size(num_bytes: float) -> str:
 
 
 def ingest_table(store: str, generation: Generation) -> Table:
-    """What ingest wrote."""
+    """What a store holds after an ingest or a change."""
     rows: dict[str, Any] = {}
     for kind in generation.node_types:
+        deleted = f", {kind.num_deleted:,} deleted" if kind.num_deleted else ""
         features = f", {kind.feature_dim} {kind.feature_dtype}" if kind.feature_dim else ""
-        rows[f"nodes {kind.name}"] = f"{kind.num_nodes:,}{features}"
+        rows[f"nodes {kind.name}"] = f"{kind.num_live:,}{features}{deleted}"
     for info in generation.relations:
         rows[f"edges {info.relation}"] = f"{info.num_edges:,}"
     return two_columns(f"{store}, generation {generation.generation}", rows)
+
+
+def collected_table(found: Collected) -> Table:
+    """What `gc` removed, or would."""
+    verb = "would be removed" if found.dry_run else "removed"
+    return two_columns(
+        found.store,
+        {
+            "generations kept": ", ".join(map(str, found.kept)),
+            f"generations {verb}": ", ".join(map(str, found.removed)) or "none",
+            f"files {verb}": f"{len(found.files):,}",
+            "would be freed" if found.dry_run else "freed": size(found.freed_bytes),
+        },
+    )

@@ -44,7 +44,10 @@ def refuse_occupied(place: Place) -> None:
     names = place.names()
     if MANIFEST_NAME in names:
         raise BadInput(
-            place.url, "it already holds a store", rule=EMPTY_RULE, remedy="choose another place or delete it"
+            place.url,
+            "it already holds a store",
+            rule=EMPTY_RULE,
+            remedy="choose another place or delete it, or add to it with --append",
         )
     if names and UNFINISHED not in names:
         raise BadInput(
