@@ -1,4 +1,4 @@
-"""Law: a store that grew and lost is, compacted, a fresh ingest; kill -9 anywhere, then the same command: same bytes."""
+"""Law: a store that grew and lost is, compacted, a fresh ingest; killed anywhere, the same command ends it so."""
 
 import os
 import random
