@@ -249,3 +249,23 @@ def test_a_store_elsewhere_grows_and_is_compacted(tmp_path: Path) -> None:
     append(tables.later(), out=out)
     assert checksums(compact(out)) == checksums(fresh)
     assert verify(out).is_whole
+
+
+def test_features_that_stay_in_their_tables_stay_there_when_a_store_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tables = shop(10).write(tmp_path / "tables")
+    out = str(tmp_path / "store")
+    ingest(tables.first(features="in-place"), out=out)
+    append(tables.later(), out=out)
+    store = Store.open(out)
+    assert [segment.in_place is None for segment in store.node_types[0].segments] == [False, False]
+    users = tables.tables["user"].to_pydict()
+    features = read_features(store, "user")
+    for identifier, row in zip(users["id"], users["features"], strict=True):
+        assert features[identifier].tolist() == row
+    before = all_bytes(tmp_path / "store")
+    with pytest.raises(BadInput, match="its features stay in Parquet: compact rewrites features that are in the store"):
+        compact(out)
+    assert all_bytes(tmp_path / "store") == before
