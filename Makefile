@@ -28,9 +28,14 @@ test: lint
 soak: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m soak
 	$(BIN)/python -m tests.benchmarks.sampling --small --json
+	$(BIN)/python -m tests.benchmarks.verification --small --json
+	$(BIN)/python -m tests.benchmarks.ingest --small --json
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.sampling --json
+	$(BIN)/python -m tests.benchmarks.quality --json
+	$(BIN)/python -m tests.benchmarks.verification --json
+	$(BIN)/python -m tests.benchmarks.ingest --json
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

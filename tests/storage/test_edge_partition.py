@@ -1,6 +1,7 @@
 """Edges partitioned while they are read: the same CSC as from a spill, whatever the sample of the table said."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,7 @@ IDS = IdMap(node_type="a", kind="int64", num_nodes=NUM_NODES, ids_are_rows=True,
 
 def write_edges(path: Path, target: NDArray[np.int64], *, weights: bool) -> None:
     rng = np.random.default_rng(1)
-    columns = {"src": rng.integers(0, NUM_NODES, NUM_EDGES), "dst": target}
+    columns: dict[str, NDArray[Any]] = {"src": rng.integers(0, NUM_NODES, NUM_EDGES), "dst": target}
     columns |= {"weight": rng.random(NUM_EDGES)} if weights else {}
     pq.write_table(pa.table(columns), path, row_group_size=700)
 
