@@ -4,7 +4,6 @@ One worker never comes here, so it never pays for starting Ray. The driver watch
 progress bar; workers only train.
 """
 
-import logging
 import os
 import threading
 from typing import Any
@@ -28,13 +27,13 @@ from service.errors import TrainingFailed
 from service.group import Group
 from service.lease import Lease
 from service.process import THREAD_SETTINGS, keep_freed_memory
+from service.ray_cluster import NAMESPACE, ray_cluster
 from service.run_file import RunFile
 from service.run_folder import run_place
 from service.training import train
 from storage.errors import BadInput
 from storage.progress import NoProgress, Progress
 
-NAMESPACE = "hopstream"
 POLL_SECONDS = 0.5
 
 
@@ -104,20 +103,8 @@ def train_on_ray(run: RunFile, *, lease: Lease, progress: Progress) -> RunStatus
     fails for good, with the coordinator's state set to failed.
     """
     RunCoordinator(run)  # refuses a changed run file here, before a cluster is started
-    started = not ray.is_initialized()
     progress.stage("start Ray", total=1, unit="clusters")
-    if started:
-        if "RAY_ADDRESS" in os.environ:
-            ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(
-                namespace=NAMESPACE,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                include_dashboard=False,
-                num_cpus=max(os.cpu_count() or 1, run.workers.count),
-            )
-    try:
+    with ray_cluster(num_cpus=max(os.cpu_count() or 1, run.workers.count)):
         name = coordinator_name(run)
         actor = ray.remote(num_cpus=0)(RunCoordinator).options(name=name, namespace=NAMESPACE).remote(run)
         coordinator: Coordinator = RemoteCoordinator(actor)
@@ -150,9 +137,6 @@ def train_on_ray(run: RunFile, *, lease: Lease, progress: Progress) -> RunStatus
             watcher.stop()
             status = end(coordinator, run=run, lease=lease, state=state)
         return status
-    finally:
-        if started:
-            ray.shutdown()
 
 
 def coordinator_name(run: RunFile) -> str:

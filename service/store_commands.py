@@ -1,5 +1,6 @@
 """Commands that write stores: from tables to a store."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ from service.command_line import (
     resources_of,
 )
 from service.outcome import command, show
+from service.ray_options import Address, OnRay, chosen_executor
 
 EXAMPLE_NODE_TYPE = "node"
 EXAMPLE_RELATION = "node:to:node"
@@ -29,6 +31,8 @@ def add_store_commands(app: typer.Typer) -> None:
             "hopstream ingest --nodes user=users/*.parquet --nodes item=s3://bucket/items --edges "
             "user:reads:item=reads.parquet --out store",
             "hopstream ingest --nodes nodes.parquet --edges edges.parquet --memory 2GiB --work /scratch --out store",
+            "hopstream ingest --nodes s3://bucket/nodes --edges s3://bucket/edges --ray --address head:6379 "
+            "--work /shared/work --out s3://bucket/store",
             "hopstream ingest --append --nodes new-nodes.parquet --edges new-edges.parquet --out store",
         )
     )(ingest)
@@ -76,6 +80,8 @@ def ingest(
     memory: Memory = "4GiB",
     workers: Workers = None,
     work: Work = None,
+    ray: OnRay = False,
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Turn Parquet node and edge tables into a graph store, in the memory given.
@@ -110,11 +116,15 @@ def ingest(
                 more = AppendSettings.model_validate({**tables, **own})
             else:
                 settings = IngestSettings.model_validate({**tables, **options})
-            resources = resources_of(memory, workers, work)
-        if append:
-            generation = run_append(more, out=out, resources=resources, progress=progress)
-        else:
-            generation = run_ingest(settings, out=out, resources=resources, progress=progress)
+            # tasks on Ray have working folders of their own
+            resources = resources_of(memory, workers, work and os.path.abspath(work))
+        with chosen_executor(
+            ray=ray, address=address, workers=workers, resources=resources, progress=progress
+        ) as executor:
+            if append:
+                generation = run_append(more, out=out, resources=resources, executor=executor, progress=progress)
+            else:
+                generation = run_ingest(settings, out=out, resources=resources, executor=executor, progress=progress)
     show(
         {"store": out, **generation.model_dump(mode="json")},
         as_json=as_json,

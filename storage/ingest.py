@@ -125,21 +125,27 @@ def make_context(
     """
     told = progress or NoProgress()
     most_nodes = max(node.known.num_rows for node in nodes)
+    workers = executor or LocalExecutor(resources.num_workers)
+    share = workers.machine
     budget = Budget.checked(
         memory_bytes=resources.memory_bytes,
-        num_workers=resources.num_workers if executor is None else executor.num_workers,
+        num_workers=share.num_workers,
         num_nodes=most_nodes,
+        worker_bytes=share.worker_bytes,
+        fixed_bytes=share.fixed_bytes,
     )
+    workers = workers.limited(budget.num_workers)
+    floor = floor_bytes(most_nodes, other_bytes=share.worker_bytes + share.fixed_bytes)
     needed = temporary_bytes(nodes, edge_tables, undirected=settings.undirected) + more_bytes
     told.note(
-        f"memory {budget.memory_bytes / 1e9:.2f} GB (at least {floor_bytes(most_nodes) / 1e9:.2f}), "
-        f"{budget.num_workers} workers, temporary files up to {needed / 1e9:.2f} GB in {claim.folder}"
+        f"memory {budget.memory_bytes / 1e9:.2f} GB (at least {floor / 1e9:.2f}), "
+        f"{workers.num_workers} workers, temporary files up to {needed / 1e9:.2f} GB in {claim.folder}"
     )
     work = claim.work(fingerprint)
     if not work.resumed:
         check_space(needed, folder=claim.folder, place=claim.place)
     stages = Stages(told, alive=claim.renew)
-    crew = Crew(budget=budget, executor=executor or LocalExecutor(budget.num_workers), advance=stages.advance)
+    crew = Crew(budget=budget, executor=workers, advance=stages.advance)
     return Context(settings=settings, nodes=nodes, place=claim.place, work=work, crew=crew, stages=stages)
 
 

@@ -1,7 +1,8 @@
 """How an ingest divides its memory: what must fit, and how large the pieces of each stage may be.
 
-A budget holds the process itself, two arrays of a word for every node of the largest type (the floor), and the
-working memory of the workers. Everything else is cut into pieces that fit, however many edges there are.
+A budget is that of one machine. It holds the process itself and those of workers that are not its threads, two arrays
+of a word for every node of the largest type (the floor), and the working memory of the workers. Everything else is cut
+into pieces that fit, however many edges there are.
 """
 
 from dataclasses import dataclass
@@ -27,39 +28,51 @@ class Budget:
         memory_bytes: of the whole process tree.
         num_workers: tasks that run at once.
         num_nodes: of the largest node type.
+        other_bytes: beside the process and the work of tasks: processes of workers, what holds their results.
     """
 
     memory_bytes: int
     num_workers: int
     num_nodes: int
+    other_bytes: int = 0
 
     @classmethod
-    def checked(cls, *, memory_bytes: int, num_workers: int, num_nodes: int) -> "Budget":
+    def checked(
+        cls, *, memory_bytes: int, num_workers: int, num_nodes: int, worker_bytes: int = 0, fixed_bytes: int = 0
+    ) -> "Budget":
         """A budget that can work, with fewer workers where memory asks for it.
+
+        Args:
+            memory_bytes: of one machine.
+            num_workers: tasks that may run there at once.
+            num_nodes: of the largest node type.
+            worker_bytes, fixed_bytes: see `storage.build.executor.MachineShare`.
 
         Raises:
             BadInput: the memory is below the floor, which is named.
         """
-        floor = floor_bytes(num_nodes)
+        floor = floor_bytes(num_nodes, other_bytes=fixed_bytes + worker_bytes)
         if memory_bytes < floor:
             raise BadInput(
                 f"--memory {memory_bytes >> 20}MiB",
                 f"{floor >> 20} MiB are needed",
-                rule=f"the floor is {(PROCESS_BYTES + LEAST_WORKER_BYTES) >> 20} MiB and {BYTES_PER_NODE} bytes for "
-                f"each of the {num_nodes:,} nodes of the largest type",
+                rule=f"the floor is {floor_bytes(0, other_bytes=fixed_bytes + worker_bytes) >> 20} MiB and "
+                f"{BYTES_PER_NODE} bytes for each of the {num_nodes:,} nodes of the largest type",
                 remedy=f"give --memory {(floor >> 20) + 1}MiB or more",
             )
-        room = memory_bytes - (floor - LEAST_WORKER_BYTES)
+        room = memory_bytes - (floor - LEAST_WORKER_BYTES - worker_bytes)
+        fitting = max(1, min(num_workers, room // (LEAST_WORKER_BYTES + worker_bytes)))
         return cls(
             memory_bytes=memory_bytes,
-            num_workers=max(1, min(num_workers, room // LEAST_WORKER_BYTES)),
+            num_workers=fitting,
             num_nodes=num_nodes,
+            other_bytes=fixed_bytes + fitting * worker_bytes,
         )
 
     @property
     def worker_bytes(self) -> int:
         """Working memory of one worker; results that wait for their turn take the share of one more."""
-        room = self.memory_bytes - PROCESS_BYTES - BYTES_PER_NODE * self.num_nodes
+        room = self.memory_bytes - PROCESS_BYTES - self.other_bytes - BYTES_PER_NODE * self.num_nodes
         return room // (self.num_workers + 1)
 
     def rows(self, bytes_per_row: int) -> int:
@@ -76,6 +89,6 @@ class Budget:
         return max(1, min(self.num_workers, room // max(1, num_bytes)))
 
 
-def floor_bytes(num_nodes: int) -> int:
+def floor_bytes(num_nodes: int, *, other_bytes: int = 0) -> int:
     """The least memory of an ingest whose largest node type has `num_nodes` nodes."""
-    return PROCESS_BYTES + LEAST_WORKER_BYTES + BYTES_PER_NODE * num_nodes
+    return PROCESS_BYTES + other_bytes + LEAST_WORKER_BYTES + BYTES_PER_NODE * num_nodes

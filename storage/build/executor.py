@@ -3,10 +3,26 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class MachineShare:
+    """What an executor takes of one machine, beside the process of the ingest and the memory of its tasks.
+
+    Attributes:
+        num_workers: tasks that run there at once.
+        worker_bytes: of each worker without a task; 0 for a thread.
+        fixed_bytes: however many workers there are.
+    """
+
+    num_workers: int
+    worker_bytes: int = 0
+    fixed_bytes: int = 0
 
 
 class Executor(Protocol):
@@ -21,8 +37,11 @@ class Executor(Protocol):
         """Tasks that run at once."""
 
     @property
-    def shares_memory(self) -> bool:
-        """Whether all workers draw on one memory budget: the threads of one process, or one machine."""
+    def machine(self) -> MachineShare:
+        """What it takes of the machine that has most of its workers: an ingest's memory is that of one machine."""
+
+    def limited(self, num_workers: int) -> "Executor":
+        """The same with at most `num_workers` tasks at once on any machine."""
 
     def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         """`function(task)` of every task in their order; at most `num_workers` + 1 results wait for the caller.
@@ -34,10 +53,13 @@ class Executor(Protocol):
 class LocalExecutor:
     """Threads of this process; kernels and Parquet decoding leave the GIL, so they use all its cores."""
 
-    shares_memory = True
-
     def __init__(self, num_workers: int) -> None:
         self.num_workers = num_workers
+        self.machine = MachineShare(num_workers)
+
+    def limited(self, num_workers: int) -> "LocalExecutor":
+        """As `Executor.limited`."""
+        return LocalExecutor(min(num_workers, self.num_workers))
 
     def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         """As `Executor.map`; with one worker, in the calling thread."""
