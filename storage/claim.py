@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -28,6 +29,7 @@ from storage.place import Place
 from storage.schema import MANIFEST_NAME
 
 UNFINISHED = "ingest.unfinished"
+STAGES = "stages"
 WRITTEN = ("generations", "edges", "nodes")
 EMPTY_RULE = "a new store is written to an empty or new place"
 ABANDONED_SECONDS = 900.0
@@ -35,14 +37,18 @@ ABANDONED_SECONDS = 900.0
 _RENEW_SECONDS = 30.0
 
 
-def refuse_occupied(place: Place) -> None:
+def refuse_occupied(place: Place, *, is_own: Callable[[], bool] = lambda: True) -> None:
     """Check that a new store may be written to `place`.
+
+    Args:
+        place: where.
+        is_own: whether a store there that has temporary files is this ingest's own, complete but for their removal.
 
     Raises:
         BadInput: it holds a store, or something that no ingest left there.
     """
     names = place.names()
-    if MANIFEST_NAME in names:
+    if MANIFEST_NAME in names and not (UNFINISHED in names and is_own()):
         raise BadInput(
             place.url,
             "it already holds a store",
@@ -70,7 +76,7 @@ class Claim:
 
     def work(self, fingerprint: str) -> Work:
         """The stages done so far for these inputs; what others left half-written is removed."""
-        work = Work(os.path.join(self.folder, "stages"), fingerprint=fingerprint)
+        work = Work(os.path.join(self.folder, STAGES), fingerprint=fingerprint)
         if not work.resumed:
             self._clear()
         return work
@@ -168,8 +174,14 @@ def claimed(
         os.close(lock)
 
 
+def left_by(place: Place, *, work_folder: str | None) -> str | None:
+    """The fingerprint of the ingest whose temporary files are there for `place`; None when nothing tells."""
+    return Work.left_by(os.path.join(_folder(place, work_folder), STAGES))
+
+
 def _release(place: Place, folder: str) -> None:
-    Work.discard(folder)
+    Work.discard(os.path.join(folder, STAGES))
+    shutil.rmtree(folder)
     place.remove(UNFINISHED)
 
 

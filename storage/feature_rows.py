@@ -163,7 +163,7 @@ def _convert(
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
             rows = values.astype(dtype, copy=False)
-        if values.dtype.itemsize > dtype.itemsize and not (finite := np.isfinite(rows)).all():
+        if values.dtype != dtype and not (finite := np.isfinite(rows)).all():
             num_zeroed += int(np.count_nonzero(~finite))
             if nan == "refuse":
                 _note_values(

@@ -34,7 +34,7 @@ from storage.build.executor import Executor, LocalExecutor
 from storage.build.node_stages import WrittenNodes, map_ids, write_nodes
 from storage.build.space import check_space, temporary_bytes
 from storage.build.stages import Stages
-from storage.claim import Claim, claimed, refuse_occupied
+from storage.claim import Claim, claimed, left_by, refuse_occupied
 from storage.feature_columns import find_feature_columns
 from storage.ingest_settings import (
     IngestResources,
@@ -46,8 +46,9 @@ from storage.ingest_settings import (
 from storage.nodes import open_node_table
 from storage.place import Place
 from storage.progress import NoProgress, Progress
-from storage.schema import Generation, NodeType, Relation, RelationInfo
+from storage.schema import MANIFEST_NAME, Generation, NodeType, Relation, RelationInfo
 from storage.segments import WrittenEdges, commit_generation
+from storage.store import Store
 from storage.tables import Table
 
 __all__ = ["IngestResources", "IngestSettings", "ingest"]
@@ -90,7 +91,11 @@ def ingest(
     edge_tables = {relation: open_edge_table(url) for relation, url in relations.items()}
     nodes = [_node_input(settings, name, table) for name, table in node_tables.items()]
     fingerprint = _fingerprint(settings, [*node_tables.values(), *edge_tables.values()])
-    with claimed(place, work_folder=resources.work_folder, check=partial(refuse_occupied, place)) as claim:
+    finished = partial(_finished, place, settings, fingerprint, work_folder=resources.work_folder)
+    check = partial(refuse_occupied, place, is_own=lambda: finished() is not None)
+    with claimed(place, work_folder=resources.work_folder, check=check) as claim:
+        if (generation := finished()) is not None:
+            return generation
         context = make_context(
             settings, nodes, edge_tables,
             claim=claim, fingerprint=fingerprint, resources=resources, executor=executor, progress=progress,
@@ -147,6 +152,17 @@ def make_context(
     stages = Stages(told, alive=claim.renew)
     crew = Crew(budget=budget, executor=workers, advance=stages.advance)
     return Context(settings=settings, nodes=nodes, place=claim.place, work=work, crew=crew, stages=stages)
+
+
+def _finished(
+    place: Place, settings: IngestSettings, fingerprint: str, *, work_folder: str | None
+) -> Generation | None:
+    """What the same ingest has committed, if it was killed before it had removed its temporary files."""
+    if not place.exists(MANIFEST_NAME) or left_by(place, work_folder=work_folder) not in (fingerprint, None):
+        return None
+    found = Store.open(place.url).generation
+    is_own = found.generation == 0 and found.settings == settings.model_dump(mode="json")
+    return found if is_own else None
 
 
 def _run(context: Context, edge_tables: dict[Relation, Table]) -> Generation:

@@ -28,7 +28,7 @@ class Work:
     def __init__(self, folder: str, *, fingerprint: str) -> None:
         self.folder = folder
         os.makedirs(folder, exist_ok=True)
-        journal = {"fingerprint": fingerprint, "boot": _boot_id()}
+        journal = {"fingerprint": fingerprint, "boot": _boot_id(), "folder": os.path.abspath(folder)}
         self.resumed = _read(self.path(JOURNAL)) == journal
         if not self.resumed:
             for name in os.listdir(folder):
@@ -67,8 +67,17 @@ class Work:
         _remove(self.path(name))
 
     @staticmethod
+    def left_by(folder: str) -> str | None:
+        """The fingerprint of the inputs that the stages in `folder` are of; None when it does not tell."""
+        journal = _read(os.path.join(folder, JOURNAL))
+        return None if journal is None else str(journal["fingerprint"])
+
+    @staticmethod
     def discard(folder: str) -> None:
-        """Remove a folder with all that is in it."""
+        """Remove all stages; their journal goes last, so that a killed removal is known for what it is."""
+        for name in os.listdir(folder) if os.path.isdir(folder) else ():
+            if name != JOURNAL:
+                _remove(os.path.join(folder, name))
         _remove(folder)
 
 

@@ -171,7 +171,9 @@ class TakenAway(NoProgress):
 
     def advance(self, amount: int) -> None:
         if (self._folder / "checkpoints").exists():
-            (self._folder / LEASE_NAME).write_text(lease_of(1, host="elsewhere", expires=time.time() + 1000))
+            theirs = self._folder / "theirs"  # replaced whole, as a host writes it: half a lease would be none
+            theirs.write_text(lease_of(1, host="elsewhere", expires=time.time() + 1000))
+            theirs.replace(self._folder / LEASE_NAME)
 
 
 @pytest.mark.usefixtures("often")
