@@ -1,7 +1,7 @@
 """Small graphs in tables of every accepted form, drawn by hypothesis, now and then with a broken rule."""
 
-import itertools
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class DrawnTable:
     def bounds(self) -> list[tuple[int, int]]:
         """First row, and the one behind the last, of each file."""
         ends = [0, *sorted(min(cut, self.num_rows) for cut in self.cuts), self.num_rows]
-        return list(itertools.pairwise(ends))
+        return list(pairwise(ends))
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True)

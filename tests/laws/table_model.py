@@ -84,8 +84,9 @@ def _has_null(value: Any) -> bool:
 
 
 def _read_nodes(model: Model, drawn: Drawn, name: str, table: DrawnTable) -> None:
-    known = ("id", "label", "split", "timestamp")
-    columns: dict[str, list[Any]] = {key: table.columns[key].values for key in known if key in table.columns}
+    columns: dict[str, list[Any]] = {
+        key: table.columns[key].values for key in ("id", "label", "split", "timestamp") if key in table.columns
+    }
     model.nodes[name] = NodeModel(columns)
     _nulls(model, name, table, list(columns))
     first_rows: dict[Any, int] = {}

@@ -1,12 +1,12 @@
 """Law: whatever the tables hold, a store equals a plain model of them, or one clear error says what is wrong."""
 
-import itertools
 import json
 import os
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def check_hotness(drawn: Drawn, model: Model, order: dict[str, list[int]]) -> No
     hotness = exact_hotness(model, drawn.options["fanout"])
     for name, rows in order.items():
         values = [hotness[name, row] for row in rows]
-        assert all(a >= b * (1 - 1e-9) for a, b in itertools.pairwise(values))
+        assert all(a >= b * (1 - 1e-9) for a, b in pairwise(values))
         unread = [row for row, value in zip(rows, values, strict=True) if value == 1]  # nobody's in-neighbours
         assert unread == sorted(unread)
 
