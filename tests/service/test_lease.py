@@ -1,5 +1,6 @@
 """The lease: one process at a time works on a run, and one that has lost its lease stops."""
 
+import contextlib
 import json
 import os
 import socket
@@ -103,8 +104,12 @@ def until_lost(place: Place, happens: Callable[[], None]) -> None:
     with Lease(place) as lease:
         lease.on_lost(lambda _: told.set())
         lease.check()
-        happens()
-        assert told.wait(LIMIT_SECONDS)
+        for _ in range(int(LIMIT_SECONDS)):  # a renewal under way may write over what happened once
+            with contextlib.suppress(FileNotFoundError):
+                happens()
+            if told.wait(1.0):
+                break
+        assert told.is_set()
         with pytest.raises(TrainingFailed, match="the lease on this work was lost"):
             lease.check()
         late: list[str] = []
