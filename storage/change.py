@@ -83,8 +83,8 @@ def full_disk_explained(claim: Claim) -> Iterator[None]:
             raise
         raise OSError(
             error.errno,
-            f"{error.filename or claim.folder}: the disk is full: free some space and give the same command, "
-            f"which goes on from its last finished stage; temporary files are in {claim.folder}",
+            f"{error.filename or claim.place.url}: the disk is full, this one or that of the temporary files in "
+            f"{claim.folder}: free some space and give the same command, which goes on from its last finished stage",
         ) from error
 
 

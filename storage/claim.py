@@ -1,9 +1,9 @@
 """An ingest's hold on the place it writes: one at a time, and nothing half-written is taken for a store.
 
-A local place holds `ingest.unfinished/` while an ingest is under way: the folder of temporary files, locked by the
-process that works there. The lock goes with the process, so what is found unlocked is what a killed ingest left, and
-the same command goes on from there. Elsewhere `ingest.unfinished` is a small file that names the writer; it is
-renewed while the ingest runs and counts as abandoned when it has not been for a while.
+A local place holds `ingest.unfinished/` while an ingest is under way: locked by the process that works there, and the
+folder of temporary files where no other was named. The lock goes with the process, so what is found unlocked is what
+a killed ingest left, and the same command goes on from there. Elsewhere `ingest.unfinished` is a small file that names
+the writer; it is renewed while the ingest runs and counts as abandoned when it has not been for a while.
 
 Whoever changes a store holds its place in the same way: one writer, of whatever kind, at a time.
 """
@@ -147,7 +147,9 @@ def claimed(
     folder = _folder(place, work_folder)
     try:
         os.makedirs(folder, exist_ok=True)
-        lock = _lock(folder, place)
+        held = place.local(UNFINISHED) or folder
+        os.makedirs(held, exist_ok=True)
+        lock = _lock(held, place)
     except OSError as error:
         raise BadInput(
             place.url,
@@ -189,7 +191,8 @@ def _folder(place: Place, work_folder: str | None) -> str:
     local = place.local(UNFINISHED)
     if work_folder is None and local is not None:
         return local
-    name = f"hopstream-ingest-{xxhash.xxh64_hexdigest(place.url.encode())}"
+    told = place.local("") or place.url  # a local place is the same however it is spelled
+    name = f"hopstream-ingest-{xxhash.xxh64_hexdigest(told.encode())}"
     return os.path.join(work_folder or tempfile.gettempdir(), name)
 
 

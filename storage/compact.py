@@ -160,7 +160,7 @@ def _write_positions(folder: str, *, store: Store, kind: NodeType, table: Stored
         raise damaged(place, first, "two nodes with one input position")
     number = np.cumsum(is_live, dtype=np.uint32)
     path = f"{folder}/positions"
-    with open(path, "wb", buffering=0) as file:
+    with open(path, "wb") as file:
         for _, batch in table.batches(["position"], max_rows=_BATCH_ROWS):
             file.write((number[batch.column(0).to_numpy()] - np.uint32(1)).data)
             context.stages.advance(batch.num_rows)

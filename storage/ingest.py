@@ -18,7 +18,6 @@ that was killed goes on behind its last finished stage. Everything that can be r
 refused before the store's first byte is written.
 """
 
-import errno
 import json
 from functools import partial
 from typing import Any
@@ -34,6 +33,7 @@ from storage.build.executor import Executor, LocalExecutor
 from storage.build.node_stages import WrittenNodes, map_ids, write_nodes
 from storage.build.space import check_space, temporary_bytes
 from storage.build.stages import Stages
+from storage.change import full_disk_explained
 from storage.claim import Claim, claimed, left_by, refuse_occupied
 from storage.feature_columns import find_feature_columns
 from storage.ingest_settings import (
@@ -100,16 +100,8 @@ def ingest(
             settings, nodes, edge_tables,
             claim=claim, fingerprint=fingerprint, resources=resources, executor=executor, progress=progress,
         )  # fmt: skip
-        try:
+        with full_disk_explained(claim):
             return _run(context, edge_tables)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise OSError(
-                    error.errno,
-                    f"{error.filename or claim.folder}: the disk is full: free some space and give the same command, "
-                    f"which goes on from its last finished stage; temporary files are in {claim.folder}",
-                ) from error
-            raise
 
 
 def make_context(

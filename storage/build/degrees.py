@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from storage.build.crew import Crew
 from storage.build.edge_partition import SOURCE_MASK, TARGET_SHIFT, Partition
 from storage.build.edge_view import EdgeView, Slice
-from storage.build.runs import map_array
+from storage.build.runs import map_array, write_array
 from storage.jit import kernel
 
 STREAM_BYTES_PER_EDGE = 64
@@ -61,7 +61,7 @@ def share_slices(view: EdgeView | Partition, crew: Crew, *, private_bytes: int) 
 def add_up(paths: list[str], path: str, *, dtype: type[np.uint32] | type[np.uint64]) -> None:
     """Write the element-wise sum of the arrays at `paths` to `path`, a piece at a time."""
     parts = [map_array(name, dtype) for name in paths]
-    with open(path, "wb", buffering=0) as file:
+    with open(path, "wb") as file:
         for start in range(0, len(parts[0]), _SUM_ELEMENTS):
             total = parts[0][start : start + _SUM_ELEMENTS].copy()
             for part in parts[1:]:
@@ -78,8 +78,8 @@ def _count(task: _Task) -> None:
         else:
             edges = task.view.read(piece)
             _add_edges(edges.source, edges.target, in_degree, out_degree)
-    in_degree.tofile(f"{task.path}.in")
-    out_degree.tofile(f"{task.path}.out")
+    write_array(f"{task.path}.in", in_degree)
+    write_array(f"{task.path}.out", out_degree)
 
 
 @kernel

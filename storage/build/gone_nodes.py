@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from storage import columns
 from storage.build.id_map import UNKNOWN, IdMap
+from storage.build.runs import write_array
 from storage.errors import BadInput
 from storage.offences import Offences
 from storage.schema import NodeType
@@ -87,5 +88,5 @@ def mark_gone(
             remedy="ingest the other tables as a new store",
         )
     path = f"{folder}/gone"
-    gone.tofile(path)
+    write_array(path, gone)
     return GoneNodes(path=path, num_new=num_gone - kind.num_deleted, num_unknown=num_unknown)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.build.budget import Budget
-from storage.build.runs import map_array
+from storage.build.runs import map_array, write_array
 
 _BYTES_PER_ROW = 48
 """values, positions, and the sort of both"""
@@ -37,7 +37,7 @@ def hottest_first(folder: str, *, hotness: str, base: int, budget: Budget) -> Ho
     values = map_array(hotness, np.uint64)[base:]
     rank = np.empty(len(values), dtype=np.uint32)
     done = 0
-    with open(f"{folder}/order", "wb", buffering=0) as file:
+    with open(f"{folder}/order", "wb") as file:
         for low, high in _ranges(values, max_rows=budget.sort_rows(_BYTES_PER_ROW)):
             rows = _rows_between(values, low, high)
             if low != high:
@@ -45,14 +45,14 @@ def hottest_first(folder: str, *, hotness: str, base: int, budget: Budget) -> Ho
             file.write(rows.data)
             rank[rows] = np.arange(done, done + len(rows), dtype=np.uint32)
             done += len(rows)
-    rank.tofile(f"{folder}/new_rank")
+    write_array(f"{folder}/new_rank", rank)
     if base == 0:
         return HotOrder(base=0, rank=f"{folder}/new_rank", new_rank=f"{folder}/new_rank", order=f"{folder}/order")
     with open(f"{folder}/rank", "wb") as file:
         for start in range(0, base, _PIECE):
-            np.arange(start, min(start + _PIECE, base), dtype=np.uint32).tofile(file)
+            file.write(np.arange(start, min(start + _PIECE, base), dtype=np.uint32).data)
         for start in range(0, len(rank), _PIECE):
-            (rank[start : start + _PIECE] + np.uint32(base)).tofile(file)
+            file.write((rank[start : start + _PIECE] + np.uint32(base)).data)
     return HotOrder(base=base, rank=f"{folder}/rank", new_rank=f"{folder}/new_rank", order=f"{folder}/order")
 
 
@@ -68,15 +68,15 @@ def hottest_by_position(folder: str, *, hotness: str, positions: str, budget: Bu
     position = map_array(positions, np.uint32)
     by_position = np.empty(len(position), dtype=np.uint64)
     by_position[position] = map_array(hotness, np.uint64)
-    by_position.tofile(f"{folder}/by_position")
+    write_array(f"{folder}/by_position", by_position)
     del by_position
     os.mkdir(f"{folder}/sorted")
     found = hottest_first(f"{folder}/sorted", hotness=f"{folder}/by_position", base=0, budget=budget)
     rank = map_array(found.rank, np.uint32)[position]
-    rank.tofile(f"{folder}/rank")
+    write_array(f"{folder}/rank", rank)
     order = np.empty(len(rank), dtype=np.uint32)
     order[rank] = np.arange(len(rank), dtype=np.uint32)
-    order.tofile(f"{folder}/order")
+    write_array(f"{folder}/order", order)
     return HotOrder(base=0, rank=f"{folder}/rank", new_rank=f"{folder}/rank", order=f"{folder}/order")
 
 

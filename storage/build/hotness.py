@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from storage.build.crew import Crew
 from storage.build.degrees import Degrees, add_up, share_slices
 from storage.build.edge_view import EdgeView, Slice
-from storage.build.runs import map_array
+from storage.build.runs import map_array, write_array
 from storage.jit import kernel
 
 ALL_NEIGHBOURS = -1
@@ -124,7 +124,7 @@ def _gather_slices(task: _Task) -> None:
     for piece in task.pieces:
         edges = task.view.read(piece)
         _gather(reached, share, edges.source, edges.target)
-    reached.tofile(task.path)
+    write_array(task.path, reached)
 
 
 def _max_out_edges(views: Sequence[tuple[EdgeView, Degrees]], *, num_nodes: Mapping[str, int]) -> int:
@@ -150,7 +150,7 @@ def _largest(path: str) -> int:
 
 
 def _write_pieces(path: str, count: int, make: Callable[[int, int], NDArray[np.uint64]]) -> None:
-    with open(path, "wb", buffering=0) as file:
+    with open(path, "wb") as file:
         for start in range(0, count, _PIECE):
             file.write(make(start, min(start + _PIECE, count)).data)
 

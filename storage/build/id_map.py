@@ -180,7 +180,7 @@ def _create(path: str, num_bytes: int) -> None:
 
 
 def _put(path: str, array: NDArray[Any], first: int) -> None:
-    with open(path, "r+b", buffering=0) as file:
+    with open(path, "r+b") as file:
         file.seek(first * array.itemsize)
         file.write(np.ascontiguousarray(array).data)
 

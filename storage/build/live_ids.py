@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from storage.build.context import Context, NodeInput
 from storage.build.id_map import UNKNOWN, IdMap
-from storage.build.runs import map_array
+from storage.build.runs import map_array, write_array
 from storage.node_columns import deleted_ids
 from storage.place import Place
 from storage.schema import NodeType
@@ -43,7 +43,7 @@ def mark_deleted(folder: str, *, place: Place, node_type: NodeType, num_nodes: i
     gone = np.zeros(num_nodes, dtype=np.uint8)
     gone[deleted_ids(place, node_type)] = 1
     path = f"{folder}/deleted"
-    gone.tofile(path)
+    write_array(path, gone)
     return path
 
 

@@ -127,6 +127,12 @@ def read_array(path: str, dtype: Any, *, start: int = 0, count: int = -1) -> NDA
     return np.fromfile(path, dtype=kind, count=count, offset=start * kind.itemsize)
 
 
+def write_array(path: str, array: NDArray[Any]) -> None:
+    """Write a file of plain values, whole or with an OSError that has a number; `tofile` has none on a full disk."""
+    with open(path, "wb", buffering=0) as file:
+        _write_whole(file.fileno(), np.ascontiguousarray(array))
+
+
 def map_array(path: str, dtype: Any) -> NDArray[Any]:
     """A file of plain values as an array that the kernel's page cache holds, so that all workers share it."""
     if os.path.getsize(path) == 0:

@@ -89,19 +89,26 @@ class Ended:
 
 
 def command(
-    settings: IngestSettings, out: Path, *, kill_at: int, written: str | None = None, memory: str = SMALL_MEMORY
+    settings: IngestSettings,
+    out: Path,
+    *,
+    kill_at: int,
+    written: str | None = None,
+    memory: str = SMALL_MEMORY,
+    work: Path | None = None,
 ) -> Ended:
     """`hopstream ingest`, killed at its event number `kill_at`; 0 lets it end by itself.
 
-    `written` is how the command line names the folder `out`, seen from the folder above it.
+    Events in the folder above `out` count. `written` is how the command line names `out`, seen from there.
     """
-    report = out.with_name("report.json")
+    report = out.parent.with_name("report.json")
     report.unlink(missing_ok=True)
     tables = [*settings.nodes.items(), *settings.edges.items()]
     words = [part for name, url in tables for part in ("--edges" if ":" in name else "--nodes", f"{name}={url}")]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.killed", str(out), str(kill_at), str(report), "ingest", *words, "--undirected",
-         "--out", written or str(out), "--memory", memory, "--workers", "2"],
+        [sys.executable, "-m", "tests.killed", str(out.parent), str(kill_at), str(report),
+         "ingest", *words, "--undirected", "--out", written or str(out), "--memory", memory, "--workers", "2",
+         *([] if work is None else ["--work", str(work)])],
         cwd=out.parent, env=environment(), capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False,
     )  # fmt: skip
     seen: dict[str, Any] = {"events": 0, "finished": []}
@@ -128,8 +135,9 @@ class Whole:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    folder = tmp_path_factory.mktemp("whole")
-    settings = write_graph(folder)
+    folder = tmp_path_factory.mktemp("whole") / "stores"
+    folder.mkdir()
+    settings = write_graph(folder.parent)
     ended = command(settings, folder / "store", kill_at=0)
     assert ended.returncode == 0, ended.errors
     return Whole(settings, checksums(folder / "store"), ended.events, ended.finished)
@@ -137,8 +145,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 def stages_done(out: Path) -> set[str]:
     """Stages that a killed ingest had entered in its journal."""
-    folder = out / UNFINISHED / "stages"
-    return {path.name.removesuffix(DONE) for path in folder.glob(f"*{DONE}")}
+    return {path.name.removesuffix(DONE) for path in out.parent.rglob(f"*{DONE}")}
 
 
 def refuse_half_written(out: Path, whole: Whole) -> None:
@@ -149,7 +156,7 @@ def refuse_half_written(out: Path, whole: Whole) -> None:
         assert left == whole.files
 
 
-def same_ingest(choose: random.Random, out: Path) -> dict[str, str]:
+def same_ingest(choose: random.Random, out: Path) -> dict[str, Any]:
     """The place in other words, and another memory: what the ingest goes on with all the same."""
     spelled = [str(out), out.name, f"./x/../{out.name}/", f"file://{out}"]
     return {"written": choose.choice(spelled), "memory": choose.choice([SMALL_MEMORY, "500MiB"])}
@@ -162,10 +169,12 @@ def kill_until(whole: Whole, folder: Path, *, seed: int, kills: int) -> tuple[in
     """
     choose, done, skipped = random.Random(seed), 0, 0
     while done < kills:
-        out, at = folder / "store", 0
+        out, at = folder / "stores" / "store", 0
+        out.parent.mkdir()
+        work = choose.choice([None, None, out.with_name("work")])
         for _ in range(choose.randint(1, 3)):
             before, at = stages_done(out), choose.randint(1, whole.events - at)
-            ended = command(whole.settings, out, kill_at=at, **same_ingest(choose, out))
+            ended = command(whole.settings, out, kill_at=at, work=work, **same_ingest(choose, out))
             if ended.returncode != -signal.SIGKILL:
                 break
             done += 1
@@ -173,12 +182,13 @@ def kill_until(whole: Whole, folder: Path, *, seed: int, kills: int) -> tuple[in
             refuse_half_written(out, whole)
         else:
             committed, before = (out / "manifest.json").exists(), stages_done(out)
-            ended = command(whole.settings, out, kill_at=0, **same_ingest(choose, out))
+            ended = command(whole.settings, out, kill_at=0, work=work, **same_ingest(choose, out))
             assert ended.finished == (set() if committed else whole.stages - before), f"killed at {at}"
             skipped += len(before)
         assert ended.returncode == 0, f"killed at {at}: {ended.errors}"
         assert checksums(out) == whole.files, f"killed at {at}"
-        shutil.rmtree(out)
+        assert [path for path in out.parent.rglob("*") if path.is_file() and out not in path.parents] == []
+        shutil.rmtree(out.parent)
     return done, skipped
 
 
@@ -200,7 +210,8 @@ def test_at_many_random_points_a_killed_ingest_goes_on_to_the_same_files(
 @pytest.fixture
 def killed(whole: Whole, tmp_path: Path) -> Path:
     """Where an ingest was killed when it had finished most stages."""
-    out = tmp_path / "store"
+    out = tmp_path / "stores" / "store"
+    out.parent.mkdir()
     assert command(whole.settings, out, kill_at=whole.events * 3 // 4).returncode == -signal.SIGKILL
     assert len(stages_done(out)) > len(whole.stages) // 2
     return out
@@ -216,10 +227,11 @@ def test_after_a_kill_other_settings_start_anew(whole: Whole, killed: Path, tmp_
     assert checksums(killed) == checksums(tmp_path / "fresh") != whole.files
 
 
-def test_after_a_kill_a_changed_table_of_the_same_size_and_age_starts_anew(tmp_path: Path) -> None:
+def test_after_a_kill_a_changed_table_of_the_same_size_and_age_starts_anew(whole: Whole, tmp_path: Path) -> None:
     settings = write_graph(tmp_path)
-    out, path = tmp_path / "store", Path(settings.edges["user:follows:user"])
-    assert command(settings, out, kill_at=600).returncode == -signal.SIGKILL
+    out, path = tmp_path / "stores" / "store", Path(settings.edges["user:follows:user"])
+    out.parent.mkdir()
+    assert command(settings, out, kill_at=whole.events * 3 // 4).returncode == -signal.SIGKILL
     assert "spill.user__follows__user" in stages_done(out)
     before, table = path.stat(), pq.read_table(path)
     turned = table.set_column(table.schema.get_field_index("weight"), "weight", table["weight"][::-1])
