@@ -12,9 +12,10 @@ Memory (`--memory`) is that of one machine, of the one with most workers where t
     256 MiB        the process that ingests
     256 MiB        each worker: a process here
     384 MiB        Ray's own processes, where they are started for this ingest
-    one third      of what these leave, at least 80 MiB: results that wait, in Ray's object store
+    80 MiB         Ray's object store at its smallest
     16 B a node    of the largest type
-    the rest       shared by the workers' tasks, as `storage.build.budget` says; fewer workers where it is too little
+    the rest       a third for results that wait in the object store, and two for tasks under way, as
+                   `storage.build.budget` shares it out; fewer workers where it is too little
 """
 
 import contextlib
@@ -105,23 +106,23 @@ def ray_executor(
     if starts:  # Ray starts a process for every CPU it is told of
         room = memory_bytes - ray_bytes - PROCESS_BYTES - LEAST_OBJECT_BYTES
         wanted = max(1, min(wanted, room // (PROCESS_BYTES + LEAST_WORKER_BYTES)))
-    share = _object_bytes(memory_bytes - ray_bytes, num_workers=wanted)
-    with ray_cluster(num_cpus=wanted, address=address, object_store_bytes=share, environment=ENVIRONMENT):
+    rest = memory_bytes - ray_bytes - (wanted + 1) * PROCESS_BYTES
+    objects = max(LEAST_OBJECT_BYTES, rest // 3)
+    with ray_cluster(num_cpus=wanted, address=address, object_store_bytes=objects, environment=ENVIRONMENT):
         cpus = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]}
         _check_work_folder(work_folder, nodes=[node for node, count in cpus.items() if count])
         total = max(1, sum(cpus.values()))
         workers = min(total, num_workers or total)
         here = min(workers, max(1, *cpus.values()))
-        objects = _object_bytes(memory_bytes - ray_bytes, num_workers=here)
         yield RayExecutor(
             workers,
-            machine=MachineShare(num_workers=here, worker_bytes=PROCESS_BYTES, fixed_bytes=ray_bytes + objects),
+            machine=MachineShare(
+                num_workers=here,
+                worker_bytes=PROCESS_BYTES,
+                fixed_bytes=ray_bytes + LEAST_OBJECT_BYTES,
+                copies_results=True,
+            ),
         )
-
-
-def _object_bytes(memory_bytes: int, *, num_workers: int) -> int:
-    """Memory for results: a third of what is left of `memory_bytes` beside the processes."""
-    return max(LEAST_OBJECT_BYTES, (memory_bytes - (num_workers + 1) * PROCESS_BYTES) // 3)
 
 
 @ray.remote(num_cpus=1, max_retries=RETRIES)

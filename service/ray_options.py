@@ -19,9 +19,8 @@ OnRay = Annotated[
         "--ray",
         help="Do the tasks on Ray: the cluster of --address or RAY_ADDRESS, else one started here; --workers is then "
         "its CPUs by default. --memory is that of one machine: 256 MiB for this process and 256 MiB for each worker's, "
-        "384 MiB for Ray itself where it is started here, a third of the rest (at least 80 MiB) for results that wait, "
-        "and what is left for the tasks; at least 1 GiB. A cluster of several machines needs --work on storage that "
-        "all of them share.",
+        "384 MiB for Ray itself where it is started here, 80 MiB and a third of the rest for results that wait, what "
+        "is left for the tasks; at least 1 GiB. A cluster of several machines needs --work on storage that all share.",
     ),
 ]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join with --ray, as HOST:PORT.")]

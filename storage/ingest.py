@@ -130,6 +130,7 @@ def make_context(
         num_nodes=most_nodes,
         worker_bytes=share.worker_bytes,
         fixed_bytes=share.fixed_bytes,
+        copies_results=share.copies_results,
     )
     workers = workers.limited(budget.num_workers)
     floor = floor_bytes(most_nodes, other_bytes=share.worker_bytes + share.fixed_bytes)

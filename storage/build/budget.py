@@ -28,17 +28,26 @@ class Budget:
         memory_bytes: of the whole process tree.
         num_workers: tasks that run at once.
         num_nodes: of the largest node type.
-        other_bytes: beside the process and the work of tasks: processes of workers, what holds their results.
+        other_bytes: beside the process and the work of tasks: processes of workers.
+        waiting_shares: what results that wait for their turn take, in shares of a worker.
     """
 
     memory_bytes: int
     num_workers: int
     num_nodes: int
     other_bytes: int = 0
+    waiting_shares: int = 1
 
     @classmethod
     def checked(
-        cls, *, memory_bytes: int, num_workers: int, num_nodes: int, worker_bytes: int = 0, fixed_bytes: int = 0
+        cls,
+        *,
+        memory_bytes: int,
+        num_workers: int,
+        num_nodes: int,
+        worker_bytes: int = 0,
+        fixed_bytes: int = 0,
+        copies_results: bool = False,
     ) -> "Budget":
         """A budget that can work, with fewer workers where memory asks for it.
 
@@ -46,7 +55,7 @@ class Budget:
             memory_bytes: of one machine.
             num_workers: tasks that may run there at once.
             num_nodes: of the largest node type.
-            worker_bytes, fixed_bytes: see `storage.build.executor.MachineShare`.
+            worker_bytes, fixed_bytes, copies_results: see `storage.build.executor.MachineShare`.
 
         Raises:
             BadInput: the memory is below the floor, which is named.
@@ -67,13 +76,15 @@ class Budget:
             num_workers=fitting,
             num_nodes=num_nodes,
             other_bytes=fixed_bytes + fitting * worker_bytes,
+            # a result is half of what its task takes at most; one more than there are workers wait, one is being freed
+            waiting_shares=1 + ((fitting + 2) // 2 if copies_results else 0),
         )
 
     @property
     def worker_bytes(self) -> int:
-        """Working memory of one worker; results that wait for their turn take the share of one more."""
+        """Working memory of one worker."""
         room = self.memory_bytes - PROCESS_BYTES - self.other_bytes - BYTES_PER_NODE * self.num_nodes
-        return room // (self.num_workers + 1)
+        return room // (self.num_workers + self.waiting_shares)
 
     def rows(self, bytes_per_row: int) -> int:
         """Rows of a piece that a worker streams, at `bytes_per_row` of working memory."""

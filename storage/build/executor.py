@@ -18,11 +18,13 @@ class MachineShare:
         num_workers: tasks that run there at once.
         worker_bytes: of each worker without a task; 0 for a thread.
         fixed_bytes: however many workers there are.
+        copies_results: whether a result is copied on its way to the caller, as it is between processes.
     """
 
     num_workers: int
     worker_bytes: int = 0
     fixed_bytes: int = 0
+    copies_results: bool = False
 
 
 class Executor(Protocol):

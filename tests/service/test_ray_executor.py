@@ -12,6 +12,9 @@ import pytest
 
 from service.ray_cluster import ray_cluster
 from service.ray_executor import ENVIRONMENT, RayExecutor, ray_executor
+from storage.append import append
+from storage.append_settings import AppendSettings
+from storage.build.budget import LEAST_WORKER_BYTES, PROCESS_BYTES, Budget
 from storage.build.executor import MachineShare
 from storage.errors import BadInput
 from storage.ingest import IngestResources, IngestSettings, ingest
@@ -58,6 +61,16 @@ def test_a_store_made_on_ray_has_the_bytes_of_one_made_here(tmp_path: Path, num_
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_store_grown_on_ray_has_the_bytes_of_one_grown_here(tmp_path: Path) -> None:
+    settings = shop_settings(tmp_path / "in")
+    more = write_tables(tmp_path / "more", {"item": pa.table({"id": list(range(1000, 1040))})}, row_group_size=7)
+    for name, executor in (("here", None), ("there", RayExecutor(2, machine=HERE))):
+        ingest(settings, out=str(tmp_path / name), executor=executor)
+        append(AppendSettings(nodes=more.nodes), out=str(tmp_path / name), executor=executor)
+    assert all_bytes(tmp_path / "there") == all_bytes(tmp_path / "here")
+
+
+@pytest.mark.usefixtures("cluster")
 def test_results_come_in_order_and_no_task_begins_before_there_is_room_for_its_result(tmp_path: Path) -> None:
     tasks = [(str(tmp_path), number) for number in range(40)]
     for wanted, number in enumerate(RayExecutor(2, machine=HERE).map(note_start, tasks)):
@@ -92,7 +105,7 @@ def test_a_task_that_kills_every_worker_ends_in_one_line() -> None:
 
 def test_memory_is_counted_for_every_process_of_one_machine(tmp_path: Path) -> None:
     settings = shop_settings(tmp_path / "in")
-    machine = MachineShare(num_workers=8, worker_bytes=256 << 20, fixed_bytes=100 << 20)
+    machine = MachineShare(num_workers=8, worker_bytes=256 << 20, fixed_bytes=100 << 20, copies_results=True)
     executor = RayExecutor(8, machine=machine)
     assert executor.limited(8) is executor
     assert executor.limited(3).num_workers == 3
@@ -101,6 +114,22 @@ def test_memory_is_counted_for_every_process_of_one_machine(tmp_path: Path) -> N
             settings, out=str(tmp_path / "out"), executor=executor, resources=IngestResources(memory_bytes=600 << 20)
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_holds_what_all_processes_of_its_workers_take_and_has_fewer_where_they_do_not_fit() -> None:
+    process, least = PROCESS_BYTES, LEAST_WORKER_BYTES
+    for memory in (3 * process, 4 * process, 16 * process):
+        budget = Budget.checked(
+            memory_bytes=memory,
+            num_workers=8,
+            num_nodes=0,
+            worker_bytes=process,
+            fixed_bytes=least,
+            copies_results=True,
+        )
+        workers = budget.num_workers
+        assert (1 + workers) * process + least + (1.5 * workers + 1) * budget.worker_bytes <= memory
+        assert workers == 8 or (2 + workers) * process + least + (workers + 1) * least > memory
 
 
 @pytest.mark.soak
