@@ -191,7 +191,8 @@ def _folder(place: Place, work_folder: str | None) -> str:
     local = place.local(UNFINISHED)
     if work_folder is None and local is not None:
         return local
-    told = place.local("") or place.url  # a local place is the same however it is spelled
+    path = place.local("")
+    told = place.url if path is None else os.path.realpath(path)  # one place, however it is spelled
     name = f"hopstream-ingest-{xxhash.xxh64_hexdigest(told.encode())}"
     return os.path.join(work_folder or tempfile.gettempdir(), name)
 

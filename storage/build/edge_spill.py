@@ -114,7 +114,7 @@ def spill_edges(
     ends = {"src": sources, "dst": targets}
     for name, ids in ends.items():
         _check_kind(table, name, ids)
-    max_rows = 1048576
+    max_rows = crew.budget.rows(BYTES_PER_ROW)
     direct = _sample_bounds(table, ends, partition, crew=crew)
     tasks = [
         _Task(table, part, ends, dangling, f"{folder}/{number}", max_rows, direct)
