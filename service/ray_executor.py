@@ -152,10 +152,14 @@ def _result(reference: Any) -> Any:
 
 def _end(references: list[Any]) -> None:
     """Stop tasks under way and wait until their processes have ended."""
-    for reference in references:
+    if not references:
+        return
+    # a task that has just ended must not be cancelled: Ray may still be taking note of its end, and aborts
+    _, running = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
+    for reference in running:
         ray.cancel(reference, force=True)
-    if references:
-        ray.wait(references, num_returns=len(references), fetch_local=False)
+    if running:
+        ray.wait(running, num_returns=len(running), fetch_local=False)
 
 
 def _check_work_folder(folder: str | None, *, nodes: list[str]) -> None:
