@@ -81,7 +81,7 @@ def test_results_come_in_order_and_no_task_begins_before_there_is_room_for_its_r
 def has_ended(pid: int) -> bool:
     """Whether a process runs no more; it may still wait for its parent to take note."""
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 
