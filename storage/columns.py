@@ -112,7 +112,7 @@ def weights(offences: Offences, column: pa.ChunkedArray, *, first_row: int) -> N
             rule="a weight must be finite in float32",
             remedy="remove the edges or give them a weight",
         )
-    bad = np.flatnonzero(values < 0)
+    bad = np.flatnonzero(given < 0)  # as given: the smallest would round to 0
     if len(bad):
         offences.add(
             bad + first_row,

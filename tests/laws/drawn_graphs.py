@@ -248,7 +248,7 @@ def _break(draw: st.DrawFn, drawn: Drawn, kind: str) -> None:
         bad: dict[str, list[Any]] = {
             "label": [-2, -100],
             "split": ["valid", "", "Train"],
-            "negative weight": [-1.0, -0.001],
+            "negative weight": [-1.0, -0.001, -1e-300],
             "infinite weight": [NAN, INF, -INF, 1e39],
         }
         if name in columns and not (name == "weight" and pa.types.is_integer(columns[name].type)):

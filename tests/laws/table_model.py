@@ -199,7 +199,8 @@ def _read_edges(model: Model, drawn: Drawn, name: str, table: DrawnTable) -> Non
     elif not rows:
         model.complaints.append(Complaint(name, {}, whole_column="src"))
     with np.errstate(over="ignore"):
-        weights = {row: w for row, w in enumerate(columns.get("weight", [])) if w is not None}
+        written = table.columns.get("weight", Column([], pa.float32()))
+        weights = {row: _rounded(w, written.type) for row, w in enumerate(written.values) if w is not None}
         infinite = {row: {"weight"} for row, w in weights.items() if not np.isfinite(np.float32(w))}
     model.complain(name, infinite)
     model.complain(name, {row: {"weight"} for row, w in weights.items() if w < 0})
