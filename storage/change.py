@@ -1,14 +1,14 @@
 """How a store is changed: held, written beside what is there, and committed as its next generation.
 
 Whoever has the store open keeps the generation that it opened. A change that was killed goes on behind its last
-finished stage when the same command is given again; one that was killed after its commit is found to be done. Bad
-input, and another change in place of a killed one, remove every file that no generation names.
+finished stage when the same command is given again. A generation says which change of which inputs made it: so a
+change that was committed is not done twice, whenever its process ended. Bad input, and another change in place of a
+killed one, remove every file that no generation names.
 """
 
 import contextlib
 import errno
 import json
-import os
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -21,7 +21,8 @@ from storage.schema import Generation
 from storage.segments import commit_generation
 from storage.store import Store
 
-_COMMIT = "commit.json"
+_MADE_BY = "made_by"
+"""in a generation's report: hashes of the generation before and of the change's inputs"""
 
 
 class Change(Protocol):
@@ -57,12 +58,14 @@ def change_store(url: str, prepare: Callable[[Store], Change], *, work_folder: s
         store = Store.open(url)
         if store.generation_xxh64 != before.generation_xxh64:
             change = prepare(store)
-        if _is_committed(claim, store, change):
+        if _is_done(store, change):
             return store.generation
-        fingerprint = _fingerprint(change, store.generation_xxh64)
+        parent = store.generation_xxh64
+        fingerprint = _fingerprint(change, parent)
         with full_disk_explained(claim):
             generation = change.write(store, claim, fingerprint)
-            _note_commit(claim, parent=store.generation_xxh64, fingerprint=fingerprint, generation=generation)
+            made = {**generation.report, _MADE_BY: {"parent": parent, "inputs": fingerprint}}
+            generation = generation.model_copy(update={"report": made})
             commit_generation(place, stored_form(generation))
     return generation
 
@@ -92,23 +95,13 @@ def _fingerprint(change: Change, parent: str) -> str:
     return xxhash.xxh64_hexdigest(json.dumps([parent, change.inputs], default=str).encode())
 
 
-def _note_commit(claim: Claim, *, parent: str, fingerprint: str, generation: Generation) -> None:
-    """Remember what is about to be committed, so that it is not done twice."""
-    digest = xxhash.xxh64_hexdigest(stored_form(generation).model_dump_json(indent=1).encode())
-    path = os.path.join(claim.folder, _COMMIT)
-    with open(f"{path}.partial", "w", encoding="ascii") as file:
-        json.dump({"parent": parent, "fingerprint": fingerprint, "generation_xxh64": digest}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(f"{path}.partial", path)
+def _made_by(generation: Generation) -> dict[str, str] | None:
+    """Which change of which generation made this one; None for an ingest."""
+    found: dict[str, str] | None = generation.report.get(_MADE_BY)
+    return found
 
 
-def _is_committed(claim: Claim, store: Store, change: Change) -> bool:
-    """Whether the same change was killed right after its commit, which made the current generation."""
-    try:
-        with open(os.path.join(claim.folder, _COMMIT), encoding="ascii") as file:
-            noted = json.load(file)
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-    is_same = bool(noted["fingerprint"] == _fingerprint(change, noted["parent"]))
-    return is_same and bool(noted["generation_xxh64"] == store.generation_xxh64)
+def _is_done(store: Store, change: Change) -> bool:
+    """Whether the current generation was made by this very change, of the same inputs."""
+    made = _made_by(store.generation)
+    return made is not None and made["inputs"] == _fingerprint(change, made["parent"])

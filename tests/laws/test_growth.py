@@ -44,8 +44,8 @@ count = 0
 
 def on_event(event, args):
     global count
-    if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.truncate", "shutil.rmtree"):
-        if str(args[0]).startswith(store):
+    if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"):
+        if str(args[0]).startswith(store) or event == "os.rmdir":  # rmtree names what it removes by its last part
             count += 1
             if count == limit:
                 os.kill(os.getpid(), signal.SIGKILL)

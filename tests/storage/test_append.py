@@ -98,6 +98,30 @@ def test_compact_changes_nothing_that_a_compact_store_holds(tmp_path: Path) -> N
     assert checksums(again) == checksums(fresh)
 
 
+def test_the_same_append_is_done_once_and_a_copy_of_its_table_once_more(tmp_path: Path) -> None:
+    tables = shop(5).write(tmp_path / "tables")
+    out = tmp_path / "store"
+    ingest(tables.first(), out=str(out))
+    (name,) = [relation for relation in tables.later().edges if relation.startswith("user:follows")]
+    edges = {name: tables.later().edges[name]}
+    done = append(AppendSettings(edges=edges), out=str(out))
+    before = all_bytes(out)
+    assert append(AppendSettings(edges=edges), out=str(out)).generation == done.generation == 1
+    assert all_bytes(out) == before
+    copy = tmp_path / "copy.parquet"
+    pq.write_table(pq.read_table(edges[name]), copy)
+    more = append(AppendSettings(edges={name: str(copy)}), out=str(out))
+    assert more.generation == 2
+    count = {number: _num_edges(out, name, generation=number) for number in (0, 1, 2)}
+    assert count[2] - count[1] == count[1] - count[0] == pq.read_table(copy).num_rows
+
+
+def _num_edges(out: Path, relation: str, *, generation: int) -> int:
+    store = Store.open(str(out), generation=generation)
+    (found,) = [info.num_edges for info in store.relations if str(info.relation) == relation]
+    return found
+
+
 def test_appending_twice_and_compacting_between_equals_a_fresh_ingest(tmp_path: Path) -> None:
     whole = shop(4)
     middle = {name: (count + whole.tables[name].num_rows) // 2 for name, count in whole.old.items()}
