@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from storage import columns
 from storage.append_settings import AppendSettings, known_relation
-from storage.build.context import NodeInput
+from storage.build.context import open_context
 from storage.build.edge_spill import open_edge_table
 from storage.build.edge_stages import CountedView, count_views, order_nodes, read_edges, write_edges
 from storage.build.executor import Executor
 from storage.build.live_ids import live_maps
+from storage.build.means import Means
+from storage.build.node_input import NodeInput
 from storage.build.node_stages import WrittenNodes, map_ids, write_nodes
 from storage.change import change_store
 from storage.claim import Claim
-from storage.errors import BadInput
-from storage.feature_columns import FeatureColumns, find_feature_columns
-from storage.ingest import IngestResources, make_context
-from storage.ingest_settings import IngestSettings
+from storage.feature_columns import FeatureColumns
+from storage.fitting import features_like, refuse_other_columns, refuse_other_ids
+from storage.ingest_settings import IngestResources, IngestSettings
 from storage.nodes import open_node_table
 from storage.progress import Progress
 from storage.schema import Generation, NodeType, Relation, RelationInfo
@@ -55,9 +55,8 @@ def append(
         BadInput: a table breaks a rule or does not fit the store, or an id is there already. The store is as it was.
         OSError: the disk is full or fails; the same append goes on from what is there.
     """
-    resources = resources or IngestResources()
-    prepare = partial(_prepare, settings, resources=resources, executor=executor, progress=progress)
-    return change_store(out, prepare, work_folder=resources.work_folder)
+    prepare = partial(_prepare, settings, means=Means.given(resources, executor, progress))
+    return change_store(out, prepare)
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,7 @@ class _Append:
     nodes: dict[str, Table]
     edges: dict[Relation, Table]
     features: dict[str, FeatureColumns | None]
-    resources: IngestResources
-    executor: Executor | None
-    progress: Progress | None
+    means: Means
 
     @property
     def inputs(self) -> Any:
@@ -77,21 +74,19 @@ class _Append:
 
     def write(self, store: Store, claim: Claim, fingerprint: str) -> Generation:
         touched = set(self.nodes) | {end for relation in self.edges for end in (relation.source, relation.target)}
-        context = make_context(
+        context = open_context(
             self.settings,
             [self._node_input(store, kind) for kind in store.node_types if kind.name in touched],
             self.edges,
             claim=claim,
             fingerprint=fingerprint,
-            resources=self.resources,
-            executor=self.executor,
-            progress=self.progress,
+            means=self.means,
         )
         maps = live_maps(context, store.node_types, map_ids(context))
         counted = count_views(context, read_edges(context, self.edges, maps))
         orders = order_nodes(context, counted)
         nodes = write_nodes(context, maps, orders)
-        segments = {info.relation: next_segment(info) for info in store.relations}
+        segments = {info.relation: info.next_segment for info in store.relations}
         edges = write_edges(context, counted, orders, segments=segments)
         context.stages.begin("commit", total=1, unit="store")
         context.stages.end()
@@ -116,24 +111,17 @@ class _Append:
             table=table,
             known=JoinedTable(stored, table),
             base=kind.num_nodes,
-            segment=next_segment(kind),
+            segment=kind.next_segment,
             features=self.features.get(kind.name),
             scale=kind.feature_scale,
         )
-
-
-def next_segment(stored: NodeType | RelationInfo) -> int:
-    """The number of the next segment of a type or relation."""
-    return 1 + max(segment.segment for segment in stored.segments)
 
 
 def _prepare(
     given: AppendSettings,
     store: Store,
     *,
-    resources: IngestResources,
-    executor: Executor | None,
-    progress: Progress | None,
+    means: Means,
 ) -> _Append:
     settings = given.completed(store)
     infos = {text: known_relation(store, text) for text in settings.edges}
@@ -145,54 +133,14 @@ def _prepare(
         refuse_other_ids(kind, nodes[name])
         features[name] = features_like(kind, nodes[name], settings)
         there = {"label": kind.has_label, "split": kind.has_split, "timestamp": kind.has_timestamp}
-        _refuse_other_columns(nodes[name], there, what=f"nodes of type {name}")
+        refuse_other_columns(nodes[name], there, what=f"nodes of type {name}")
     edges = dict[Relation, Table]()
     for text, url in settings.edges.items():
         info, table = infos[text], open_edge_table(url)
         there = {"weight": info.has_weight, "timestamp": info.has_timestamp}
-        _refuse_other_columns(table, there, what=f"edges of {text}")
+        refuse_other_columns(table, there, what=f"edges of {text}")
         edges[info.relation] = table
-    return _Append(settings, nodes, edges, features, resources, executor, progress)
-
-
-def refuse_other_ids(kind: NodeType, table: Table) -> None:
-    """BadInput when a table's ids are of another type than the stored ones."""
-    if columns.id_type(table, "id") != kind.id_type:
-        raise BadInput(
-            table.where("id"),
-            f"type {table.schema.field('id').type} ({table.num_rows} rows)",
-            rule=f"ids of node type {kind.name} are {kind.id_type} in the store",
-            remedy=f"cast the column to {kind.id_type}",
-        )
-
-
-def _refuse_other_columns(table: Table, there: dict[str, bool], *, what: str) -> None:
-    for name, is_stored in there.items():
-        if (name in table.schema.names) != is_stored:
-            raise BadInput(
-                table.where(name),
-                "missing" if is_stored else f"there, but the store's {what} have none",
-                rule=f"{what} are appended with the columns that the store has",
-                remedy=f"{'add' if is_stored else 'leave out'} the column, or ingest all tables as a new store",
-            )
-
-
-def features_like(kind: NodeType, table: Table, settings: IngestSettings) -> FeatureColumns | None:
-    """The feature columns of a table; BadInput unless they are like the stored ones."""
-    dtype = "float32" if settings.quantize else settings.feature_dtype
-    found = find_feature_columns(table, named=settings.feature_columns, dtype=dtype)
-    if found is not None and settings.quantize:
-        found = found.quantised()
-    here = "no features" if found is None else f"{found.dim} {found.dtype} features"
-    own = "no features" if kind.feature_dim is None else f"{kind.feature_dim} {kind.feature_dtype} features"
-    if here != own:
-        raise BadInput(
-            table.where("features"),
-            here,
-            rule=f"nodes of type {kind.name} have {own} in the store",
-            remedy="write them with that width and type, or ingest all tables as a new store",
-        )
-    return found
+    return _Append(settings, nodes, edges, features, means)
 
 
 def _longer_type(kind: NodeType, written: WrittenNodes | None) -> NodeType:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import xxhash
 
+from storage.build.means import Means
 from storage.claim import Claim, claimed
 from storage.named_files import remove_unnamed
 from storage.place import Place
@@ -29,6 +30,10 @@ class Change(Protocol):
     """One change of one store: its inputs are opened and fit the store, nothing has been read or written."""
 
     @property
+    def means(self) -> Means:
+        """What it works with."""
+
+    @property
     def inputs(self) -> Any:
         """JSON that differs when the change would: what is asked for, and the state of every file."""
 
@@ -36,13 +41,12 @@ class Change(Protocol):
         """Write the files of the store's next generation and describe it; it is committed afterwards."""
 
 
-def change_store(url: str, prepare: Callable[[Store], Change], *, work_folder: str | None) -> Generation:
+def change_store(url: str, prepare: Callable[[Store], Change]) -> Generation:
     """Change the store at `url`.
 
     Args:
         url: the store.
         prepare: opens the inputs of the change for the current generation; raises BadInput when they do not fit it.
-        work_folder: for temporary files; None for the usual one.
 
     Returns:
         The generation that is current afterwards.
@@ -54,11 +58,13 @@ def change_store(url: str, prepare: Callable[[Store], Change], *, work_folder: s
     place = Place(url)
     before = Store.open(url)
     change = prepare(before)
-    with claimed(place, work_folder=work_folder, check=lambda: None, clear=remove_unnamed) as claim:
+    folder = change.means.resources.work_folder
+    with claimed(place, work_folder=folder, check=lambda: None, clear=remove_unnamed) as claim:
         store = Store.open(url)
         if store.generation_xxh64 != before.generation_xxh64:
             change = prepare(store)
         if _is_done(store, change):
+            change.means.progress.note(f"generation {store.generation.generation} is this change of the same files")
             return store.generation
         parent = store.generation_xxh64
         fingerprint = _fingerprint(change, parent)

@@ -14,21 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from storage.append import next_segment
 from storage.append_settings import stored_settings
-from storage.build.context import Context, NodeInput
+from storage.build.context import Context, open_context
 from storage.build.edge_spill import ReadEdges
-from storage.build.edge_stages import CountedView, count_isolated, count_views, write_edges
+from storage.build.edge_stages import CountedView, count_isolated, count_views, order_nodes, write_edges
 from storage.build.executor import Executor
-from storage.build.hot_order import HotOrder, hottest_by_position
-from storage.build.hotness import expected_accesses
+from storage.build.means import Means
+from storage.build.node_input import NodeInput
 from storage.build.node_stages import WrittenNodes, map_ids, write_nodes
+from storage.build.space import edge_bytes
 from storage.build.stored_edges import Renumbered, spill_stored
 from storage.change import change_store
 from storage.claim import Claim
-from storage.errors import BadInput
 from storage.feature_columns import FeatureColumns
-from storage.ingest import IngestResources, make_context
+from storage.fitting import refuse_in_place
+from storage.ingest_settings import IngestResources
 from storage.node_columns import deleted_ids
 from storage.npy import damaged
 from storage.progress import Progress
@@ -53,16 +53,12 @@ def compact(
     Raises:
         BadInput: features of a type stay in the user's files, or memory or disk are below what is needed.
     """
-    resources = resources or IngestResources()
-    prepare = partial(_prepare, resources=resources, executor=executor, progress=progress)
-    return change_store(url, prepare, work_folder=resources.work_folder)
+    return change_store(url, partial(_prepare, means=Means.given(resources, executor, progress)))
 
 
 @dataclass(frozen=True)
 class _Compaction:
-    resources: IngestResources
-    executor: Executor | None
-    progress: Progress | None
+    means: Means
 
     @property
     def inputs(self) -> Any:
@@ -71,23 +67,21 @@ class _Compaction:
     def write(self, store: Store, claim: Claim, fingerprint: str) -> Generation:
         tables = {kind.name: StoredNodes(store.place, kind, live_only=True) for kind in store.node_types}
         plain = stored_settings(store).model_copy(update={"quantize": False, "nan": "refuse", "undirected": False})
-        context = make_context(
+        context = open_context(
             plain,
             [_node_input(kind, tables[kind.name]) for kind in store.node_types],
             {},
             claim=claim,
             fingerprint=fingerprint,
-            resources=self.resources,
-            executor=self.executor,
-            progress=self.progress,
+            means=self.means,
             more_bytes=edge_bytes(store.relations) + _POSITION_BYTES * sum(k.num_nodes for k in store.node_types),
         )
         context = _with_positions(context, store, tables)
         maps = map_ids(context)
         counted = count_views(context, _stored_edges(context, store))
-        orders = _order(context, counted)
+        orders = order_nodes(context, counted)
         nodes = write_nodes(context, maps, orders)
-        segments = {info.relation: next_segment(info) for info in store.relations}
+        segments = {info.relation: info.next_segment for info in store.relations}
         edges = write_edges(context, counted, orders, segments=segments)
         context.stages.begin("commit", total=1, unit="store")
         report = _report(context, counted, edges)
@@ -105,36 +99,17 @@ class _Compaction:
         )
 
 
-def edge_bytes(relations: tuple[RelationInfo, ...]) -> int:
-    """Temporary files of the stored edges of some relations: a spill, and the same by target range."""
-    return sum(2 * (8 + 4 * info.has_weight + 8 * info.has_timestamp) * info.num_edges for info in relations)
-
-
-def refuse_in_place(store: Store, kinds: tuple[NodeType, ...], *, what: str) -> None:
-    """BadInput when features of one of the types are not in the store."""
-    for kind in kinds:
-        if any(segment.in_place is not None for segment in kind.segments):
-            raise BadInput(
-                f"{store.place.url}, node type {kind.name}",
-                "its features stay in Parquet",
-                rule=f"{what} rewrites features that are in the store",
-                remedy="ingest the tables again as a new store",
-            )
-
-
-def _prepare(
-    store: Store, *, resources: IngestResources, executor: Executor | None, progress: Progress | None
-) -> _Compaction:
+def _prepare(store: Store, *, means: Means) -> _Compaction:
     stored_settings(store)
     refuse_in_place(store, store.node_types, what="compact")
-    return _Compaction(resources, executor, progress)
+    return _Compaction(means)
 
 
 def _node_input(kind: NodeType, table: StoredNodes) -> NodeInput:
     features = None
     if kind.feature_dim is not None and kind.feature_dtype is not None:
         features = FeatureColumns((FEATURES,), True, kind.feature_dim, kind.feature_dtype, converts=False)
-    return NodeInput(name=kind.name, table=table, known=table, base=0, segment=next_segment(kind), features=features)
+    return NodeInput(name=kind.name, table=table, known=table, base=0, segment=kind.next_segment, features=features)
 
 
 def _with_positions(context: Context, store: Store, tables: dict[str, StoredNodes]) -> Context:
@@ -193,31 +168,6 @@ def _spill(folder: str, *, store: Store, info: RelationInfo, change: Renumbered,
         crew=context.crew,
     )
     return ReadEdges(spill=spill, partitions=[])
-
-
-def _order(context: Context, counted: list[CountedView]) -> dict[str, HotOrder | None]:
-    """The dense ids of every type; None where the order of input is kept, which stored nodes have already."""
-    if context.settings.order == "input":
-        return {node.name: None for node in context.nodes}
-    fanout, num_edges = context.settings.fanout, sum(found.view.num_edges for found in counted)
-    context.stages.begin("order nodes", total=len(fanout) * num_edges, unit="edges")
-    do = partial(
-        expected_accesses,
-        views=[(found.view, found.degrees) for found in counted],
-        num_nodes=context.num_nodes,
-        fanout=fanout,
-        crew=context.crew,
-    )
-    hotness = context.work.stage("hotness", dict[str, str], do)
-    orders: dict[str, HotOrder | None] = {}
-    for node in context.nodes:
-        assert node.positions is not None
-        sort = partial(
-            hottest_by_position, hotness=hotness[node.name], positions=node.positions, budget=context.crew.budget
-        )
-        orders[node.name] = context.work.stage(f"order.{node.name}", HotOrder, sort)
-    context.work.drop("hotness")
-    return orders
 
 
 def _compact_type(kind: NodeType, written: WrittenNodes) -> NodeType:

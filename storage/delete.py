@@ -16,25 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from storage.append import next_segment, refuse_other_ids
 from storage.append_settings import known_relation, stored_settings
 from storage.arrays import ArrayWriter
-from storage.build.context import Context
+from storage.build.context import Context, open_context
+from storage.build.edge_spill import KnownEnds
 from storage.build.edge_stages import count_views, read_edges, write_edges
 from storage.build.executor import Executor
 from storage.build.gone_nodes import GoneNodes, mark_gone
 from storage.build.hot_order import HotOrder
 from storage.build.id_map import IdMap
 from storage.build.live_ids import live_maps, only_known
+from storage.build.means import Means
 from storage.build.node_stages import map_ids
 from storage.build.pair_keys import PairKeys
 from storage.build.runs import map_array
+from storage.build.space import edge_bytes
 from storage.change import change_store
 from storage.claim import Claim
-from storage.compact import edge_bytes
 from storage.delete_edges import count_missing, find_pairs, staying_edges
 from storage.errors import BadInput
-from storage.ingest import IngestResources, make_context
+from storage.fitting import refuse_other_ids
+from storage.ingest_settings import IngestResources
 from storage.place import Place
 from storage.progress import Progress
 from storage.schema import FileInfo, Generation, NodeType, Relation, RelationInfo
@@ -73,18 +75,15 @@ def delete(
         BadInput: a node or pair that the store does not have (under `refuse`), or all nodes of a type.
         OSError: the disk is full or fails; the same command goes on from what is there.
     """
-    resources = resources or IngestResources()
-    prepare = partial(_prepare, settings, resources=resources, executor=executor, progress=progress)
-    return change_store(out, prepare, work_folder=resources.work_folder)
+    prepare = partial(_prepare, settings, means=Means.given(resources, executor, progress))
+    return change_store(out, prepare)
 
 
 def _prepare(
     given: DeleteSettings,
     store: Store,
     *,
-    resources: IngestResources,
-    executor: Executor | None,
-    progress: Progress | None,
+    means: Means,
 ) -> "_Deletion":
     if not given.nodes and not given.edges:
         raise BadInput(
@@ -98,7 +97,7 @@ def _prepare(
         known_relation(store, text).relation: open_table(url, required=("src", "dst"))
         for text, url in given.edges.items()
     }
-    return _Deletion(given, nodes, edges, resources, executor, progress)
+    return _Deletion(given, nodes, edges, means)
 
 
 @dataclass(frozen=True)
@@ -106,9 +105,7 @@ class _Deletion:
     settings: DeleteSettings
     nodes: dict[str, Table]
     edges: dict[Relation, Table]
-    resources: IngestResources
-    executor: Executor | None
-    progress: Progress | None
+    means: Means
 
     @property
     def inputs(self) -> Any:
@@ -123,15 +120,13 @@ class _Deletion:
                 "dangling": "refuse" if self.settings.missing == "refuse" else "drop",
             }
         )
-        context = make_context(
+        context = open_context(
             settings,
             [only_known(store.place, kind) for kind in store.node_types],
             self.edges,
             claim=claim,
             fingerprint=fingerprint,
-            resources=self.resources,
-            executor=self.executor,
-            progress=self.progress,
+            means=self.means,
             more_bytes=edge_bytes(store.relations) + 2 * sum(kind.num_nodes for kind in store.node_types),
         )
         maps = self._maps(context, store)
@@ -143,7 +138,7 @@ class _Deletion:
             for relation, table in self.edges.items()
         }
         counted = count_views(context, spills)
-        segments = {info.relation: next_segment(info) for info in store.relations}
+        segments = {info.relation: info.next_segment for info in store.relations}
         orders: dict[str, HotOrder | None] = {kind.name: None for kind in store.node_types}
         done = write_edges(context, counted, orders, segments=segments)
         edges = {found.view.relation: written for found, written in zip(counted, done, strict=True)}
@@ -199,18 +194,11 @@ class _Deletion:
 
     def _pairs(self, context: Context, store: Store, maps: dict[str, IdMap]) -> dict[Relation, PairKeys]:
         """The pairs as edges of every relation that may hold them."""
-        try:
-            read = read_edges(context, self.edges, maps)
-        except BadInput as error:
-            if not error.found.startswith("unknown"):
-                raise
-            raise BadInput(
-                error.place,
-                error.found,
-                rule="pairs are of nodes that the store has",
-                remedy="remove the rows, or leave them aside with --missing ignore",
-            ) from None
-        return find_pairs(context, store, read)
+        known = KnownEnds(
+            rule="pairs are of nodes that the store has",
+            remedy="remove the rows, or leave them aside with --missing ignore",
+        )
+        return find_pairs(context, store, read_edges(context, self.edges, maps, known=known))
 
 
 def _fewer_nodes(context: Context, kind: NodeType, gone: GoneNodes | None, generation: int) -> NodeType:

@@ -24,17 +24,15 @@ from typing import Any
 
 import xxhash
 
-from storage.build.budget import Budget, floor_bytes
-from storage.build.context import Context, NodeInput
-from storage.build.crew import Crew
+from storage.build.context import Context, open_context
 from storage.build.edge_spill import open_edge_table
 from storage.build.edge_stages import CountedView, count_isolated, count_views, order_nodes, read_edges, write_edges
-from storage.build.executor import Executor, LocalExecutor
+from storage.build.executor import Executor
+from storage.build.means import Means
+from storage.build.node_input import NodeInput
 from storage.build.node_stages import WrittenNodes, map_ids, write_nodes
-from storage.build.space import check_space, temporary_bytes
-from storage.build.stages import Stages
 from storage.change import full_disk_explained
-from storage.claim import Claim, claimed, left_by, refuse_occupied
+from storage.claim import claimed, left_by, refuse_occupied
 from storage.feature_columns import find_feature_columns
 from storage.ingest_settings import (
     IngestResources,
@@ -45,7 +43,7 @@ from storage.ingest_settings import (
 )
 from storage.nodes import open_node_table
 from storage.place import Place
-from storage.progress import NoProgress, Progress
+from storage.progress import Progress
 from storage.schema import MANIFEST_NAME, Generation, NodeType, Relation, RelationInfo
 from storage.segments import WrittenEdges, commit_generation
 from storage.store import Store
@@ -80,7 +78,7 @@ def ingest(
         OSError: the disk is full or fails; the same ingest goes on from what is there.
     """
     place = Place(out)
-    resources = resources or IngestResources()
+    means = Means.given(resources, executor, progress)
     refuse_occupied(place)
     relations = check_settings(settings)
     check_feature_columns(settings.feature_columns)
@@ -91,60 +89,14 @@ def ingest(
     edge_tables = {relation: open_edge_table(url) for relation, url in relations.items()}
     nodes = [_node_input(settings, name, table) for name, table in node_tables.items()]
     fingerprint = _fingerprint(settings, [*node_tables.values(), *edge_tables.values()])
-    finished = partial(_finished, place, settings, fingerprint, work_folder=resources.work_folder)
+    finished = partial(_finished, place, settings, fingerprint, work_folder=means.resources.work_folder)
     check = partial(refuse_occupied, place, is_own=lambda: finished() is not None)
-    with claimed(place, work_folder=resources.work_folder, check=check) as claim:
+    with claimed(place, work_folder=means.resources.work_folder, check=check) as claim:
         if (generation := finished()) is not None:
             return generation
-        context = make_context(
-            settings, nodes, edge_tables,
-            claim=claim, fingerprint=fingerprint, resources=resources, executor=executor, progress=progress,
-        )  # fmt: skip
+        context = open_context(settings, nodes, edge_tables, claim=claim, fingerprint=fingerprint, means=means)
         with full_disk_explained(claim):
             return _run(context, edge_tables)
-
-
-def make_context(
-    settings: IngestSettings,
-    nodes: list[NodeInput],
-    edge_tables: dict[Relation, Table],
-    *,
-    claim: Claim,
-    fingerprint: str,
-    resources: IngestResources,
-    executor: Executor | None,
-    progress: Progress | None,
-    more_bytes: int = 0,
-) -> Context:
-    """Check memory and disk, and open the temporary files of an ingest; BadInput when either is too small.
-
-    `more_bytes` are temporary files of what does not come from the tables.
-    """
-    told = progress or NoProgress()
-    most_nodes = max(node.known.num_rows for node in nodes)
-    workers = executor or LocalExecutor(resources.num_workers)
-    share = workers.machine
-    budget = Budget.checked(
-        memory_bytes=resources.memory_bytes,
-        num_workers=share.num_workers,
-        num_nodes=most_nodes,
-        worker_bytes=share.worker_bytes,
-        fixed_bytes=share.fixed_bytes,
-        copies_results=share.copies_results,
-    )
-    workers = workers.limited(budget.num_workers)
-    floor = floor_bytes(most_nodes, other_bytes=share.worker_bytes + share.fixed_bytes)
-    needed = temporary_bytes(nodes, edge_tables, undirected=settings.undirected) + more_bytes
-    told.note(
-        f"memory {budget.memory_bytes / 1e9:.2f} GB (at least {floor / 1e9:.2f}), "
-        f"{workers.num_workers} workers, temporary files up to {needed / 1e9:.2f} GB in {claim.folder}"
-    )
-    work = claim.work(fingerprint)
-    if not work.resumed:
-        check_space(needed, folder=claim.folder, place=claim.place)
-    stages = Stages(told, alive=claim.renew)
-    crew = Crew(budget=budget, executor=workers, advance=stages.advance)
-    return Context(settings=settings, nodes=nodes, place=claim.place, work=work, crew=crew, stages=stages)
 
 
 def _finished(

@@ -21,7 +21,8 @@ BATCH_ROWS = 1 << 16
 
 
 @contextmanager
-def _open_ids(place: Place, segment: NodeSegment) -> Iterator[pq.ParquetFile]:
+def open_ids(place: Place, segment: NodeSegment) -> Iterator[pq.ParquetFile]:
+    """The ids file of a segment; DamagedStore for a changed page, or for another kind of file."""
     with CheckedReader(place, segment.ids) as file:
         try:
             parquet = pq.ParquetFile(file)
@@ -35,7 +36,7 @@ def read_column(place: Place, node_type: NodeType, *, column: str) -> pa.Chunked
     """The whole column [num_nodes] over all segments; DamagedStore for a changed page."""
     chunks = []
     for segment in node_type.segments:
-        with _open_ids(place, segment) as parquet:
+        with open_ids(place, segment) as parquet:
             values = parquet.read([column]).column(column)
         chunks += values.chunks
         kind = values.type
@@ -53,7 +54,7 @@ def stream_ids(place: Place, node_type: NodeType, *, rows_per_batch: int) -> Ite
 
 
 def _stream_segment(place: Place, segment: NodeSegment, rows_per_batch: int) -> Iterator[pa.Array]:
-    with _open_ids(place, segment) as parquet:
+    with open_ids(place, segment) as parquet:
         for batch in parquet.iter_batches(batch_size=rows_per_batch, columns=["id"]):
             yield batch.column(0)
 

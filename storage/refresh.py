@@ -13,22 +13,21 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from storage.append import features_like, refuse_other_ids
 from storage.append_settings import stored_settings
 from storage.arrays import ArrayWriter
-from storage.build.context import Context
+from storage.build.context import Context, open_context
 from storage.build.executor import Executor
 from storage.build.id_map import IdMap
 from storage.build.live_ids import live_maps, only_known
+from storage.build.means import Means
 from storage.build.node_stages import map_ids
 from storage.build.overlay import Overlay, RangeTask, overlaid, ranges, read_overlay, touched_segments
 from storage.change import change_store
 from storage.claim import Claim
-from storage.compact import refuse_in_place
 from storage.errors import BadInput
 from storage.feature_columns import FeatureColumns
-from storage.ingest import IngestResources, make_context
-from storage.ingest_settings import IngestSettings
+from storage.fitting import features_like, refuse_in_place, refuse_other_ids
+from storage.ingest_settings import IngestResources, IngestSettings
 from storage.nodes import open_node_table
 from storage.progress import Progress
 from storage.schema import FileInfo, Generation, NodeSegment, NodeType
@@ -60,9 +59,8 @@ def refresh(
             scale of quantised features.
         OSError: the disk is full or fails; the same command goes on from what is there.
     """
-    resources = resources or IngestResources()
-    prepare = partial(_prepare, settings, resources=resources, executor=executor, progress=progress)
-    return change_store(out, prepare, work_folder=resources.work_folder)
+    prepare = partial(_prepare, settings, means=Means.given(resources, executor, progress))
+    return change_store(out, prepare)
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,7 @@ class _Refresh:
     settings: IngestSettings
     tables: dict[str, Table]
     features: dict[str, FeatureColumns]
-    resources: IngestResources
-    executor: Executor | None
-    progress: Progress | None
+    means: Means
 
     @property
     def inputs(self) -> Any:
@@ -82,15 +78,13 @@ class _Refresh:
     def write(self, store: Store, claim: Claim, fingerprint: str) -> Generation:
         kinds = {name: store.node_type(name) for name in self.tables}
         row_bytes = {name: kind.dim * np.dtype(kind.dtype).itemsize for name, kind in self.features.items()}
-        context = make_context(
+        context = open_context(
             self.settings,
             [only_known(store.place, kind) for kind in kinds.values()],
             {},
             claim=claim,
             fingerprint=fingerprint,
-            resources=self.resources,
-            executor=self.executor,
-            progress=self.progress,
+            means=self.means,
             more_bytes=sum((row_bytes[name] + 8) * table.num_rows for name, table in self.tables.items()),
         )
         maps = live_maps(context, tuple(kinds.values()), map_ids(context))
@@ -136,9 +130,7 @@ def _prepare(
     given: RefreshSettings,
     store: Store,
     *,
-    resources: IngestResources,
-    executor: Executor | None,
-    progress: Progress | None,
+    means: Means,
 ) -> _Refresh:
     settings = stored_settings(store)
     if given.nan is not None:
@@ -158,7 +150,7 @@ def _prepare(
                 remedy="ingest the tables with features as a new store",
             )
         features[name] = found
-    return _Refresh(settings, tables, features, resources, executor, progress)
+    return _Refresh(settings, tables, features, means)
 
 
 def _rewrite(context: Context, kind: NodeType, segment: NodeSegment, overlay: Overlay, generation: int) -> FileInfo:

@@ -160,6 +160,11 @@ class NodeType(StoredModel):
         default=None, description="[num_deleted] int64 ascending dense ids of deleted nodes; null when there are none"
     )
 
+    @property
+    def next_segment(self) -> int:
+        """Number of the next segment to be written."""
+        return 1 + max(segment.segment for segment in self.segments)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_name(self.name, place="node type")
@@ -215,6 +220,11 @@ class RelationInfo(StoredModel):
     has_weight: bool = Field(description="every segment has weights")
     has_timestamp: bool = Field(description="every segment has times")
     segments: tuple[EdgeSegment, ...] = Field(min_length=1, description="in order of writing")
+
+    @property
+    def next_segment(self) -> int:
+        """Number of the next segment to be written."""
+        return 1 + max(segment.segment for segment in self.segments)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

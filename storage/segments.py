@@ -169,7 +169,8 @@ def write_edge_segment(
         for edges in ranges:
             ends = np.cumsum(edges.degrees) + first
             indptr.write(ends.astype(counts))
-            indices.write(edges.indices.astype(indices.dtype))
+            # int32 holds them, so the same bytes say it
+            indices.write(edges.indices.view(np.int32) if indices.dtype == np.int32 else edges.indices.astype(np.int64))
             if weight is not None and edges.weight is not None:
                 weight.write(edges.weight)
             if timestamp is not None and edges.timestamp is not None:

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from storage.checked import CheckedReader
-from storage.node_columns import deleted_ids
+from storage.node_columns import deleted_ids, open_ids
 from storage.npy import HEADER_BYTES, damaged, npy_header
 from storage.place import Place
 from storage.schema import NodeSegment, NodeType
@@ -64,33 +63,37 @@ class StoredNodes(Table):
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """(first row, batch) of one part: of `features` alone, or of columns of the ids files."""
         segment = self._node_type.segments[part.file]
+        groups = self._groups[part.file][part.first_group : part.last_group]
+        at = segment.first_id + groups[0][0]
         row = part.first_row
-        for group in range(part.first_group, part.last_group):
-            first, count = self._groups[part.file][group]
-            read = self._features if tuple(columns) == (FEATURES,) else self._columns
-            at = segment.first_id + first
-            for batch in read(segment, group, first, count, columns, max_rows):
-                kept = batch
-                gone = self._deleted[slice(*np.searchsorted(self._deleted, (at, at + batch.num_rows)))]
-                if len(gone):
-                    live = np.ones(batch.num_rows, dtype=np.bool_)
-                    live[gone - at] = False
-                    kept = batch.filter(pa.array(live))
-                at += batch.num_rows
-                yield row, kept
-                row += kept.num_rows
+        for batch in self._stored(segment, part, groups, columns, max_rows):
+            kept = batch
+            gone = self._deleted[slice(*np.searchsorted(self._deleted, (at, at + batch.num_rows)))]
+            if len(gone):
+                live = np.ones(batch.num_rows, dtype=np.bool_)
+                live[gone - at] = False
+                kept = batch.filter(pa.array(live))
+            at += batch.num_rows
+            yield row, kept
+            row += kept.num_rows
 
-    def _columns(
-        self, segment: NodeSegment, group: int, _: int, count: int, columns: Sequence[str], max_rows: int
+    def _stored(
+        self,
+        segment: NodeSegment,
+        part: TablePart,
+        groups: list[tuple[int, int]],
+        columns: Sequence[str],
+        max_rows: int,
     ) -> Iterator[pa.RecordBatch]:
-        with CheckedReader(self._place, segment.ids) as file, pq.ParquetFile(file) as parquet:
-            yield from parquet.iter_batches(
-                batch_size=min(max_rows, count), row_groups=[group], columns=list(columns), use_threads=False
-            )
-
-    def _features(
-        self, segment: NodeSegment, _: int, first: int, count: int, __: Sequence[str], max_rows: int
-    ) -> Iterator[pa.RecordBatch]:
+        """Consecutive row groups as they are stored, deleted nodes included."""
+        if tuple(columns) != (FEATURES,):
+            with open_ids(self._place, segment) as parquet:
+                for group in range(part.first_group, part.last_group):
+                    yield from parquet.iter_batches(
+                        batch_size=max_rows, row_groups=[group], columns=list(columns), use_threads=False
+                    )
+            return
+        first, count = groups[0][0], sum(rows for _, rows in groups)
         for values in stored_features(self._place, self._node_type, segment, first, count, max_rows=max_rows):
             flat = pa.array(values.reshape(-1))
             yield pa.record_batch([pa.FixedSizeListArray.from_arrays(flat, values.shape[1])], names=[FEATURES])
@@ -143,19 +146,13 @@ def stored_features(
         file.seek(HEADER_BYTES + first * row_bytes)
         for start in range(0, count, max_rows):
             rows = np.empty((min(max_rows, count - start), node_type.feature_dim), dtype=dtype)
-            raw = rows.reshape(-1).view(np.uint8)
-            done = 0
-            while done < raw.shape[0]:
-                done += file.readinto(raw[done:])
+            file.readinto(rows.reshape(-1).view(np.uint8))
             yield rows
 
 
 def _group_rows(place: Place, segment: NodeSegment) -> list[int]:
-    with CheckedReader(place, segment.ids) as file:
-        try:
-            metadata = pq.ParquetFile(file).metadata
-        except pa.ArrowInvalid as error:
-            raise damaged(place, segment.ids.name, f"not an ids file of this store: {error}") from error
+    with open_ids(place, segment) as parquet:
+        metadata = parquet.metadata
         rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
     if sum(rows) != segment.num_nodes:
         raise damaged(place, segment.ids.name, f"{sum(rows)} rows where {segment.num_nodes} were written")

@@ -7,11 +7,11 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from storage.checked import CheckedReader
 from storage.errors import DamagedStore
+from storage.node_columns import open_ids
 from storage.npy import HEADER_BYTES, damaged, parse_header
 from storage.place import Place
 from storage.schema import FileInfo, NodeType
@@ -59,10 +59,7 @@ class ArrayStream:
     def take(self, count: int) -> NDArray[Any]:
         """The next `count` elements, fewer at the end."""
         out = np.empty(min(count, self.left), dtype=self.dtype)
-        raw = out.view(np.uint8)
-        done = 0
-        while done < raw.shape[0]:
-            done += self._file.readinto(raw[done:])
+        self._file.readinto(out.view(np.uint8))
         self.left -= out.shape[0]
         return out
 
@@ -70,9 +67,5 @@ class ArrayStream:
 def column_batches(place: Place, node_type: NodeType, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Columns of a node type's ids files in dense order, at most 65,536 rows at a time."""
     for segment in node_type.segments:
-        with CheckedReader(place, segment.ids) as file:
-            try:
-                parquet = pq.ParquetFile(file)
-            except pa.ArrowInvalid as error:
-                raise damaged(place, segment.ids.name, f"not an ids file of this store: {error}") from error
+        with open_ids(place, segment) as parquet:
             yield from parquet.iter_batches(batch_size=BATCH_ROWS, columns=list(columns))

@@ -2,38 +2,18 @@
 
 from dataclasses import dataclass
 
+from storage.build.budget import Budget, floor_bytes
 from storage.build.crew import Crew
+from storage.build.means import Means
+from storage.build.node_input import NodeInput
+from storage.build.space import check_space, temporary_bytes
 from storage.build.stages import Stages
 from storage.build.work import Work
-from storage.feature_columns import FeatureColumns
+from storage.claim import Claim
 from storage.ingest_settings import IngestSettings
 from storage.place import Place
+from storage.schema import Relation
 from storage.tables import Table
-
-
-@dataclass(frozen=True)
-class NodeInput:
-    """One node type to be written.
-
-    Attributes:
-        name: the type.
-        table: its rows.
-        known: the ids of the nodes that the store has already, in dense order, then those of `table`.
-        base: how many nodes the store has already.
-        segment: number of the segment to write.
-        features: the table's feature columns; None without features.
-        scale: of quantised features that the store has already; None to find it in the table.
-        positions: file of uint32, the input position of each row, where that is not `base` + its row.
-    """
-
-    name: str
-    table: Table
-    known: Table
-    base: int
-    segment: int
-    features: FeatureColumns | None
-    scale: tuple[float, ...] | None = None
-    positions: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,3 +31,42 @@ class Context:
     def num_nodes(self) -> dict[str, int]:
         """Nodes of each type, those in the store included."""
         return {node.name: node.known.num_rows for node in self.nodes}
+
+
+def open_context(
+    settings: IngestSettings,
+    nodes: list[NodeInput],
+    edge_tables: dict[Relation, Table],
+    *,
+    claim: Claim,
+    fingerprint: str,
+    means: Means,
+    more_bytes: int = 0,
+) -> Context:
+    """Check memory and disk, and open the temporary files of an ingest; BadInput when either is too small.
+
+    `more_bytes` are temporary files of what does not come from the tables.
+    """
+    most_nodes = max(node.known.num_rows for node in nodes)
+    share = means.executor.machine
+    budget = Budget.checked(
+        memory_bytes=means.resources.memory_bytes,
+        num_workers=share.num_workers,
+        num_nodes=most_nodes,
+        worker_bytes=share.worker_bytes,
+        fixed_bytes=share.fixed_bytes,
+        copies_results=share.copies_results,
+    )
+    workers = means.executor.limited(budget.num_workers)
+    floor = floor_bytes(most_nodes, other_bytes=share.worker_bytes + share.fixed_bytes)
+    needed = temporary_bytes(nodes, edge_tables, undirected=settings.undirected) + more_bytes
+    means.progress.note(
+        f"memory {budget.memory_bytes / 1e9:.2f} GB (at least {floor / 1e9:.2f}), "
+        f"{workers.num_workers} workers, temporary files up to {needed / 1e9:.2f} GB in {claim.folder}"
+    )
+    work = claim.work(fingerprint)
+    if not work.resumed:
+        check_space(needed, folder=claim.folder, place=claim.place)
+    stages = Stages(means.progress, alive=claim.renew)
+    crew = Crew(budget=budget, executor=workers, advance=stages.advance)
+    return Context(settings=settings, nodes=nodes, place=claim.place, work=work, crew=crew, stages=stages)

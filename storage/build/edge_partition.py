@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from storage.build.crew import Crew
 from storage.build.edge_view import EdgeChunk, EdgeView, Slice, SpillPart
-from storage.build.runs import Run, map_array, read_array, write_run
+from storage.build.runs import Run, map_array, read_array, write_ordered, write_run
 from storage.jit import kernel
 
 PARTITION_BYTES_PER_EDGE = 128
@@ -75,10 +75,14 @@ def sortable_edges(crew: Crew, num_edges: int, *, plain: bool) -> int:
 
 def write_edge_run(path: str, edges: EdgeChunk, *, bounds: NDArray[np.int64]) -> Run:
     """Write edges (dense ids) as one run by target range."""
-    columns: list[NDArray[Any]] = [np.empty(len(edges.source), dtype=np.uint64)]
+    keys = np.empty(len(edges.source), dtype=np.uint64)
     buckets = np.empty(len(edges.source), dtype=np.uint16 if len(bounds) <= 1 << 16 else np.uint32)
-    _pack(edges.source, edges.target, bounds, *_coarse(bounds), columns[0], buckets)
-    columns += [column for column in (edges.timestamp, edges.weight) if column is not None]
+    if edges.timestamp is None and edges.weight is None:
+        return write_ordered(
+            path, [keys], start=_place(edges.source, edges.target, bounds, *_coarse(bounds), buckets, keys)
+        )
+    _pack(edges.source, edges.target, bounds, *_coarse(bounds), keys, buckets)
+    columns = [keys, *(column for column in (edges.timestamp, edges.weight) if column is not None)]
     return write_run(path, columns, buckets=buckets, num_buckets=len(bounds) - 1)
 
 
@@ -187,19 +191,50 @@ def _cut(degree: NDArray[np.uint32], max_edges: int) -> NDArray[np.int64]:
 
 
 @kernel
+def _range_of(target: np.uint32, bounds: NDArray[np.int64], coarse: NDArray[np.int64], shift: int) -> np.int64:
+    found = coarse[target >> shift]
+    while target >= bounds[found + 1]:
+        found += 1
+    return np.int64(found)
+
+
+@kernel
 def _pack(
     source: NDArray[np.uint32],
     target: NDArray[np.uint32],
     bounds: NDArray[np.int64],
     coarse: NDArray[np.int64],
     shift: int,
-    key: NDArray[np.uint64],
+    keys: NDArray[np.uint64],
     buckets: NDArray[Any],
 ) -> None:
     """Fill key = target << 32 | source, and the range that holds each target."""
     for edge in range(source.shape[0]):
-        key[edge] = (np.uint64(target[edge]) << TARGET_SHIFT) | np.uint64(source[edge])
-        found = coarse[target[edge] >> shift]
-        while target[edge] >= bounds[found + 1]:
-            found += 1
-        buckets[edge] = found
+        keys[edge] = (np.uint64(target[edge]) << TARGET_SHIFT) | np.uint64(source[edge])
+        buckets[edge] = _range_of(target[edge], bounds, coarse, shift)
+
+
+@kernel
+def _place(
+    source: NDArray[np.uint32],
+    target: NDArray[np.uint32],
+    bounds: NDArray[np.int64],
+    coarse: NDArray[np.int64],
+    shift: int,
+    buckets: NDArray[Any],
+    keys: NDArray[np.uint64],
+) -> NDArray[np.int64]:
+    """As `_pack`, with the keys in the order of ranges at once; returns where each range starts in them."""
+    start = np.zeros(bounds.shape[0], dtype=np.int64)
+    for edge in range(source.shape[0]):
+        bucket = _range_of(target[edge], bounds, coarse, shift)
+        buckets[edge] = bucket
+        start[bucket + 1] += 1
+    for number in range(1, start.shape[0]):
+        start[number] += start[number - 1]
+    at = start.copy()
+    for edge in range(source.shape[0]):
+        bucket = np.int64(buckets[edge])
+        keys[at[bucket]] = (np.uint64(target[edge]) << TARGET_SHIFT) | np.uint64(source[edge])
+        at[bucket] += 1
+    return start

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from storage import columns
 from storage.build.crew import Crew
 from storage.build.edge_partition import Partition, sampled_bounds, sortable_edges, write_edge_run
-from storage.build.edge_view import COLUMN_DTYPES, EdgeChunk, Spill, SpillPart, Turn
+from storage.build.edge_view import EdgeChunk, Spill, SpillPart, Turn
 from storage.build.id_map import UNKNOWN, IdMap
 from storage.build.runs import Run
+from storage.build.spill_files import SpillFiles
 from storage.errors import BadInput
 from storage.offences import Offences
 from storage.schema import IdType, Relation
@@ -30,6 +31,20 @@ from storage.tables import Table, TablePart, open_table
 BYTES_PER_ROW = 192
 """working memory of a row: ids as read and cast, hashes, positions, columns kept"""
 _SAMPLE_PARTS, _SAMPLE_ROWS = 64, 1 << 14
+
+
+@dataclass(frozen=True)
+class KnownEnds:
+    """The rule that a row with an unknown end breaks, and what to do about it."""
+
+    rule: str
+    remedy: str
+
+
+EDGES_OF_THE_TABLES = KnownEnds(
+    rule="both ends of an edge must be in the node tables",
+    remedy="add the nodes, remove the edges, or drop them with --dangling drop",
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,7 @@ class _Task:
     path: str
     max_rows: int
     direct: tuple[_Direct, ...]
+    known: KnownEnds
 
 
 @dataclass(frozen=True)
@@ -93,6 +109,7 @@ def spill_edges(
     targets: IdMap,
     dangling: Literal["refuse", "drop"],
     partition: Sequence[Turn],
+    known: KnownEnds,
     crew: Crew,
 ) -> ReadEdges:
     """Check an edge table, map both ends of its rows to positions, and write them into `folder`.
@@ -105,6 +122,7 @@ def spill_edges(
         targets: ids of its target type.
         dangling: whether a row with an unknown end is refused or dropped and counted.
         partition: the views to partition at once; positions are their dense ids.
+        known: what a row with an unknown end breaks.
         crew: told the number of rows done.
 
     Raises:
@@ -117,7 +135,7 @@ def spill_edges(
     max_rows = crew.budget.rows(BYTES_PER_ROW)
     direct = _sample_bounds(table, ends, partition, crew=crew)
     tasks = [
-        _Task(table, part, ends, dangling, f"{folder}/{number}", max_rows, direct)
+        _Task(table, part, ends, dangling, f"{folder}/{number}", max_rows, direct, known)
         for number, part in enumerate(table.parts(min_rows=max_rows))
     ]
     offences, done = Offences(), list[_Mapped]()
@@ -182,7 +200,8 @@ def _map_part(task: _Task) -> _Mapped:
     offences = Offences()
     num_edges = num_dangling = num_loops = 0
     runs: list[list[Run]] = [[] for _ in task.direct]
-    with _Columns(task.path, names if not task.direct else []) as files:
+    kept = ["source", "target", *(name for name in ("timestamp", "weight") if name in names)]
+    with SpillFiles(task.path, () if task.direct else kept) as files:
         for first_row, batch in task.table.read_part(task.part, names, max_rows=task.max_rows):
             rows = pa.Table.from_batches([batch])
             nulls = [columns.refuse_nulls(offences, rows[name], name=name, first_row=first_row) for name in names]
@@ -202,7 +221,7 @@ def _map_part(task: _Task) -> _Mapped:
             if not known.all():
                 num_dangling += int(np.count_nonzero(~known))
                 if task.dangling == "refuse":
-                    _note_dangling(offences, rows, source, target, first_row=first_row, ends=task.ends)
+                    _note_dangling(offences, rows, source, target, first_row=first_row, task=task)
                 edges = edges.where(known)
             if not task.direct:
                 files.write(edges)
@@ -213,27 +232,6 @@ def _map_part(task: _Task) -> _Mapped:
             num_loops += int(np.count_nonzero(edges.source == edges.target))
     part = SpillPart(task.path, num_edges)
     return _Mapped(part, runs, offences, task.part.num_rows, num_dangling, num_loops)
-
-
-class _Columns:
-    """The files of one part, open for writing."""
-
-    def __init__(self, path: str, names: list[str]) -> None:
-        kept = [name for name in COLUMN_DTYPES if name in names or (names and name in ("source", "target"))]
-        self._files = {name: open(f"{path}.{name}", "wb", buffering=0) for name in kept}  # noqa: SIM115  # closed below
-
-    def __enter__(self) -> "_Columns":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self._files.values():
-            file.close()
-
-    def write(self, edges: EdgeChunk) -> None:
-        for name, file in self._files.items():
-            data = np.ascontiguousarray(getattr(edges, name), dtype=COLUMN_DTYPES[name]).view(np.uint8).data
-            while len(data):
-                data = data[file.write(data) :]
 
 
 def _check_kind(table: Table, name: str, ids: IdMap) -> None:
@@ -254,14 +252,14 @@ def _note_dangling(
     target: NDArray[np.uint32],
     *,
     first_row: int,
-    ends: dict[str, IdMap],
+    task: _Task,
 ) -> None:
     bad = np.flatnonzero((source == UNKNOWN) | (target == UNKNOWN))
     name = "src" if source[bad[0]] == UNKNOWN else "dst"
     offences.add(
         bad + first_row,
         column=name,
-        found=f"unknown {ends[name].node_type} {rows[name][int(bad[0])].as_py()!r}",
-        rule="both ends of an edge must be in the node tables",
-        remedy="add the nodes, remove the edges, or drop them with --dangling drop",
+        found=f"unknown {task.ends[name].node_type} {rows[name][int(bad[0])].as_py()!r}",
+        rule=task.known.rule,
+        remedy=task.known.remedy,
     )

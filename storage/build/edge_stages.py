@@ -11,9 +11,9 @@ from storage.build.context import Context
 from storage.build.degrees import Degrees, count_degrees
 from storage.build.edge_partition import Partition, Ranks, partition_edges
 from storage.build.edge_sort import sorted_ranges
-from storage.build.edge_spill import ReadEdges, spill_edges
+from storage.build.edge_spill import EDGES_OF_THE_TABLES, KnownEnds, ReadEdges, spill_edges
 from storage.build.edge_view import EdgeView, turns, views
-from storage.build.hot_order import HotOrder, hottest_first
+from storage.build.hot_order import HotOrder, hottest_by_position, hottest_first
 from storage.build.hotness import expected_accesses
 from storage.build.id_map import IdMap
 from storage.build.runs import map_array
@@ -34,7 +34,13 @@ class CountedView:
     partition: Partition | None
 
 
-def read_edges(context: Context, tables: dict[Relation, Table], maps: dict[str, IdMap]) -> dict[Relation, ReadEdges]:
+def read_edges(
+    context: Context,
+    tables: dict[Relation, Table],
+    maps: dict[str, IdMap],
+    *,
+    known: KnownEnds = EDGES_OF_THE_TABLES,
+) -> dict[Relation, ReadEdges]:
     """Stage 3: check the edge tables and map their ends. BadInput as `spill_edges`."""
     found = dict[Relation, ReadEdges]()
     context.stages.begin("read edges", total=sum(table.num_rows for table in tables.values()), unit="edges")
@@ -48,6 +54,7 @@ def read_edges(context: Context, tables: dict[Relation, Table], maps: dict[str, 
             targets=maps[relation.target],
             dangling=context.settings.dangling,
             partition=turns(relation, undirected=context.settings.undirected) if at_once else (),
+            known=known,
             crew=context.crew,
         )
         found[relation] = context.work.stage(f"spill.{relation.folder}", ReadEdges, do)
@@ -96,7 +103,11 @@ def order_nodes(context: Context, counted: list[CountedView]) -> dict[str, HotOr
     hotness = context.work.stage("hotness", dict[str, str], do)
     orders: dict[str, HotOrder | None] = {}
     for node in context.nodes:
-        sort = partial(hottest_first, hotness=hotness[node.name], base=node.base, budget=context.crew.budget)
+        hot, budget = hotness[node.name], context.crew.budget
+        if node.positions is None:
+            sort = partial(hottest_first, hotness=hot, base=node.base, budget=budget)
+        else:
+            sort = partial(hottest_by_position, hotness=hot, positions=node.positions, budget=budget)
         orders[node.name] = context.work.stage(f"order.{node.name}", HotOrder, sort)
     context.work.drop("hotness")
     return orders

@@ -97,7 +97,7 @@ def _spread(
         source, target = view.relation.source, view.relation.target
         share = f"{folder}/{view.relation.folder}.share"
         level, degree = map_array(levels[target], np.uint64), map_array(degrees.in_degree, np.uint32)
-        _write_pieces(share, num_nodes[target], lambda a, b: _shares(level[a:b], degree[a:b], k))  # noqa: B023  # used here
+        _write_shares(share, level, degree, k)
         groups = share_slices(view, crew, private_bytes=8 * num_nodes[source])
         tasks = [
             _Task(view, pieces, num_nodes[source], share, f"{folder}/{view.relation.folder}.{number}")
@@ -133,8 +133,13 @@ def _max_out_edges(views: Sequence[tuple[EdgeView, Degrees]], *, num_nodes: Mapp
     for name, count in num_nodes.items():
         degrees = [map_array(found.out_degree, np.uint32) for view, found in views if view.relation.source == name]
         for start in range(0, count if degrees else 0, _PIECE):
-            most = max(most, int(sum(d[start : start + _PIECE].astype(np.int64) for d in degrees).max()))  # type: ignore[union-attr]  # a sum of arrays
+            out_edges = np.sum([degree[start : start + _PIECE] for degree in degrees], axis=0, dtype=np.int64)
+            most = max(most, int(out_edges.max()))
     return most
+
+
+def _write_shares(path: str, level: NDArray[np.uint64], degree: NDArray[np.uint32], k: int) -> None:
+    _write_pieces(path, len(level), lambda start, stop: _shares(level[start:stop], degree[start:stop], k))
 
 
 def _next_level(total: str, reached: str, level: str, count: int, shift: np.uint64) -> None:

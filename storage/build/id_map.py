@@ -24,6 +24,7 @@ from storage.schema import IdType
 from storage.tables import Table
 
 UNKNOWN = np.uint32((1 << 32) - 1)
+_NO_CHECKS = np.empty(0, dtype=np.uint32)
 
 _COLUMNS: dict[str, tuple[np.dtype[Any], int]] = {
     "hash": (np.dtype(np.uint64), 1),
@@ -59,11 +60,8 @@ class IdMap:
             return found
         wanted = hash_column(ids, self.kind)
         shift = np.uint64(64 - self.index_bits)
-        hashes, rows, start = self.array("hash"), self.array("row"), self.array("start")
-        if self.kind == "int64":
-            _find(hashes, rows, start, shift, wanted[0], found)
-        else:
-            _find_checked(hashes, self.array("check"), rows, start, shift, wanted[0], wanted[1], found)
+        checks = [wanted[1], self.array("check")] if self.kind == "string" else [_NO_CHECKS, _NO_CHECKS]
+        _find(self.array("hash"), checks[1], self.array("row"), self.array("start"), shift, wanted[0], checks[0], found)
         return found
 
     def array(self, name: str) -> NDArray[Any]:
@@ -195,25 +193,6 @@ def _as_rows(ids: NDArray[np.int64], num_nodes: np.int64, found: NDArray[np.uint
 @kernel
 def _find(
     hashes: NDArray[np.uint64],
-    rows: NDArray[np.uint32],
-    start: NDArray[np.uint32],
-    shift: np.uint64,
-    wanted: NDArray[np.uint64],
-    found: NDArray[np.uint32],
-) -> None:
-    for index in range(wanted.shape[0]):
-        hash_ = wanted[index]
-        slot = np.int64(hash_ >> shift)
-        found[index] = UNKNOWN
-        for at in range(start[slot], start[slot + 1]):
-            if hashes[at] == hash_:
-                found[index] = rows[at]
-                break
-
-
-@kernel
-def _find_checked(
-    hashes: NDArray[np.uint64],
     checks: NDArray[np.uint32],
     rows: NDArray[np.uint32],
     start: NDArray[np.uint32],
@@ -222,11 +201,13 @@ def _find_checked(
     wanted_checks: NDArray[np.uint32],
     found: NDArray[np.uint32],
 ) -> None:
+    """Fill `found`; where there are no `checks` [n], a hash alone tells the id."""
+    hash_decides = checks.shape[0] == 0
     for index in range(wanted.shape[0]):
         hash_ = wanted[index]
         slot = np.int64(hash_ >> shift)
         found[index] = UNKNOWN
         for at in range(start[slot], start[slot + 1]):
-            if hashes[at] == hash_ and checks[at] == wanted_checks[index]:
+            if hashes[at] == hash_ and (hash_decides or checks[at] == wanted_checks[index]):
                 found[index] = rows[at]
                 break

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.arrays import ArrayWriter
-from storage.build.context import Context, NodeInput
+from storage.build.context import Context
 from storage.build.hot_order import HotOrder
 from storage.build.id_map import IdMap, build_id_map
+from storage.build.node_input import NodeInput
 from storage.build.node_rows import Runs, columns_in_order, features_in_order, partition_columns, partition_features
 from storage.build.node_scan import NodeScan, scan_nodes
 from storage.build.quantize import column_scales

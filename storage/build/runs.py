@@ -8,7 +8,7 @@ so workers never meet, and the result does not depend on who wrote what when.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +52,14 @@ def bucket_order(buckets: NDArray[Any], num_buckets: int) -> tuple[NDArray[np.in
 def write_run(path: str, columns: Sequence[NDArray[Any]], *, buckets: NDArray[Any], num_buckets: int) -> Run:
     """Write columns ([n] or [n, width] each) ordered by `buckets` [n] as one run."""
     order, start = bucket_order(buckets, num_buckets)
+    return write_ordered(path, (np.take(column, order, axis=0) for column in columns), start=start)
+
+
+def write_ordered(path: str, columns: Iterable[NDArray[Any]], *, start: NDArray[np.int64]) -> Run:
+    """Write columns that are ordered by bucket already; bucket b holds rows [start[b], start[b + 1])."""
     with open(path, "wb", buffering=0) as file:
         for column in columns:
-            _write_whole(file.fileno(), np.ascontiguousarray(np.take(column, order, axis=0)))
+            write_whole(file.fileno(), np.ascontiguousarray(column))
     return Run(path=path, start=start.tolist())
 
 
@@ -130,7 +135,7 @@ def read_array(path: str, dtype: Any, *, start: int = 0, count: int = -1) -> NDA
 def write_array(path: str, array: NDArray[Any]) -> None:
     """Write a file of plain values, whole or with an OSError that has a number; `tofile` has none on a full disk."""
     with open(path, "wb", buffering=0) as file:
-        _write_whole(file.fileno(), np.ascontiguousarray(array))
+        write_whole(file.fileno(), np.ascontiguousarray(array))
 
 
 def map_array(path: str, dtype: Any) -> NDArray[Any]:
@@ -141,7 +146,8 @@ def map_array(path: str, dtype: Any) -> NDArray[Any]:
     return found
 
 
-def _write_whole(descriptor: int, array: NDArray[Any]) -> None:
+def write_whole(descriptor: int, array: NDArray[Any]) -> None:
+    """Write all bytes of a contiguous array; a single call may take fewer."""
     data = array.reshape(-1).view(np.uint8).data
     while len(data):
         data = data[os.write(descriptor, data) :]

@@ -6,15 +6,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from storage.build.context import NodeInput
+from storage.build.node_input import NodeInput
 from storage.errors import BadInput
 from storage.place import Place
-from storage.schema import Relation
+from storage.schema import Relation, RelationInfo
 from storage.tables import Table
 
 ID_BYTES = 34
 """of a node: its hash, check and row in runs and sorted, its order, rank and levels"""
-_DEGREE_BYTES = 8
 _EDGE_BYTES = 8
 _EXTRA_BYTES = {"weight": 4, "timestamp": 8}
 
@@ -33,6 +32,11 @@ def temporary_bytes(nodes: Iterable[NodeInput], edges: dict[Relation, Table], *,
         row_bytes = _EDGE_BYTES + sum(size for name, size in _EXTRA_BYTES.items() if name in table.schema.names)
         total += (3 if undirected else 2) * row_bytes * table.num_rows
     return total
+
+
+def edge_bytes(relations: tuple[RelationInfo, ...]) -> int:
+    """Temporary files of the stored edges of some relations: a spill, and the same by target range."""
+    return sum(2 * (8 + 4 * info.has_weight + 8 * info.has_timestamp) * info.num_edges for info in relations)
 
 
 def check_space(num_bytes: int, *, folder: str, place: Place) -> None:

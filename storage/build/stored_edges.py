@@ -4,6 +4,7 @@ Segments come in the order of writing, and inside a segment a target's in-neighb
 what is sorted from the spill again keeps the order of edges that are equal in time and ends.
 """
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.build.crew import Crew
-from storage.build.edge_view import COLUMN_DTYPES, EdgeChunk, Spill, SpillPart
+from storage.build.edge_view import EdgeChunk, Spill, SpillPart
+from storage.build.spill_files import SpillFiles
 from storage.npy import damaged
 from storage.place import Place
 from storage.schema import EdgeSegment, RelationInfo
@@ -113,12 +115,10 @@ def _read_block(task: _Task) -> _Done:
         raise damaged(task.place, task.segment.indptr.name, "pointers that do not fit the edges")
     columns = {"source": task.segment.indices, "timestamp": task.segment.timestamp, "weight": task.segment.weight}
     streams = {name: ArrayStream(task.place, info) for name, info in columns.items() if info is not None}
-    names = ["target", *streams]
-    files = {name: open(f"{task.path}.{name}", "wb", buffering=0) for name in names}  # noqa: SIM115  # closed below
     num_edges = 0
-    try:
+    with ExitStack() as stack, SpillFiles(task.path, ["target", *streams]) as files:
         for stream in streams.values():
-            stream.skip_to(int(pointers[0]))
+            stack.enter_context(stream).skip_to(int(pointers[0]))
         for start in range(int(pointers[0]), int(pointers[-1]), task.max_edges):
             count = min(task.max_edges, int(pointers[-1]) - start)
             read: dict[str, NDArray[Any]] = {name: stream.take(count) for name, stream in streams.items()}
@@ -133,16 +133,8 @@ def _read_block(task: _Task) -> _Done:
                     weight=read.get("weight"),
                 )
             )
-            for name, file in files.items():
-                data = np.ascontiguousarray(getattr(edges, name), dtype=COLUMN_DTYPES[name]).view(np.uint8).data
-                while len(data):
-                    data = data[file.write(data) :]
+            files.write(edges)
             num_edges += len(edges.source)
-    finally:
-        for stream in streams.values():
-            stream.__exit__(None, None, None)
-        for file in files.values():
-            file.close()
     return _Done(SpillPart(task.path, num_edges), int(pointers[-1] - pointers[0]))
 
 

@@ -25,7 +25,7 @@ def hopstream(edges: str, num_nodes: int, out: str, memory_bytes: int, threads: 
     from storage.build.crew import Crew
     from storage.build.degrees import count_degrees
     from storage.build.edge_sort import sorted_ranges
-    from storage.build.edge_spill import open_edge_table, spill_edges
+    from storage.build.edge_spill import EDGES_OF_THE_TABLES, open_edge_table, spill_edges
     from storage.build.edge_view import EdgeView
     from storage.build.executor import LocalExecutor
     from storage.build.id_map import IdMap
@@ -46,7 +46,7 @@ def hopstream(edges: str, num_nodes: int, out: str, memory_bytes: int, threads: 
         laps = [time.perf_counter()]
         read = spill_edges(
             folders["spill"], table=open_edge_table(edges), relation=relation, sources=ids, targets=ids,
-            dangling="refuse", partition=("as-is",), crew=crew,
+            dangling="refuse", partition=("as-is",), known=EDGES_OF_THE_TABLES, crew=crew,
         )  # fmt: skip
         laps.append(time.perf_counter())
         spill, runs = read.spill, read.partitions[0]

@@ -85,7 +85,9 @@ def test_a_reader_with_open_files_reads_on(tmp_path: Path) -> None:
 
 def test_what_an_interrupted_writer_left_is_removed_when_nobody_holds_the_place(tmp_path: Path) -> None:
     out = tmp_path / "store"
-    grown(tmp_path, str(out))
+    tables = shop(31).write(tmp_path / "tables")
+    ingest(tables.first(), out=str(out))
+    append(tables.later(), out=str(out))  # so that there is something to compact
     collect(str(out))
     before = all_bytes(out)
     with pytest.raises(KeyboardInterrupt):

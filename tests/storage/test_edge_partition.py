@@ -13,7 +13,7 @@ from storage.build.crew import Crew
 from storage.build.degrees import count_degrees
 from storage.build.edge_partition import Partition, Ranks, partition_edges
 from storage.build.edge_sort import sorted_ranges
-from storage.build.edge_spill import open_edge_table, spill_edges
+from storage.build.edge_spill import EDGES_OF_THE_TABLES, open_edge_table, spill_edges
 from storage.build.edge_view import EdgeView, turns, views
 from storage.build.id_map import IdMap
 from storage.schema import Relation
@@ -43,6 +43,7 @@ def read(folder: Path, table: Path, *, undirected: bool, at_once: bool, crew: Cr
         targets=IDS,
         dangling="refuse",
         partition=turns(RELATION, undirected=undirected) if at_once else (),
+        known=EDGES_OF_THE_TABLES,
         crew=crew,
     )
     seen = views(RELATION, found.spill, undirected=undirected)
