@@ -15,7 +15,7 @@ Memory (`--memory`) is that of one machine, of the one with most workers where t
     80 MiB         Ray's object store at its smallest
     16 B a node    of the largest type
     the rest       a third for results that wait in the object store, and two for tasks under way, as
-                   `storage.build.budget` shares it out; fewer workers where it is too little
+                   `storage.stages.budget` shares it out; fewer workers where it is too little
 """
 
 import contextlib
@@ -30,9 +30,9 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from service.ray_cluster import named_cluster, ray_cluster
-from storage.build.budget import LEAST_WORKER_BYTES, PROCESS_BYTES
-from storage.build.executor import MachineShare
 from storage.errors import BadInput
+from storage.stages.budget import LEAST_WORKER_BYTES, PROCESS_BYTES
+from storage.stages.executor import MachineShare
 
 RAY_BYTES = 384 << 20
 """of the processes that Ray itself runs on a machine (measured: 330 MiB)"""
@@ -48,7 +48,7 @@ Result = TypeVar("Result")
 
 
 class RayExecutor:
-    """Implements `storage.build.executor.Executor` on the Ray cluster that this process is connected to.
+    """Implements `storage.stages.executor.Executor` on the Ray cluster that this process is connected to.
 
     Args:
         num_workers: tasks at once.

@@ -10,8 +10,8 @@ from storage.errors import BadInput
 from storage.progress import Progress
 
 if TYPE_CHECKING:
-    from storage.build.executor import Executor
     from storage.ingest_settings import IngestResources
+    from storage.stages.executor import Executor
 
 OnRay = Annotated[
     bool,

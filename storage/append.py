@@ -9,14 +9,6 @@ from functools import partial
 from typing import Any
 
 from storage.append_settings import AppendSettings, known_relation
-from storage.build.context import open_context
-from storage.build.edge_spill import open_edge_table
-from storage.build.edge_stages import CountedView, count_views, order_nodes, read_edges, write_edges
-from storage.build.executor import Executor
-from storage.build.live_ids import live_maps
-from storage.build.means import Means
-from storage.build.node_input import NodeInput
-from storage.build.node_stages import WrittenNodes, map_ids, write_nodes
 from storage.change import change_store
 from storage.claim import Claim
 from storage.feature_columns import FeatureColumns
@@ -26,6 +18,14 @@ from storage.nodes import open_node_table
 from storage.progress import Progress
 from storage.schema import Generation, NodeType, Relation, RelationInfo
 from storage.segments import WrittenEdges
+from storage.stages.context import open_context
+from storage.stages.edge_spill import open_edge_table
+from storage.stages.edge_stages import CountedView, count_views, order_nodes, read_edges, write_edges
+from storage.stages.executor import Executor
+from storage.stages.live_ids import live_maps
+from storage.stages.means import Means
+from storage.stages.node_input import NodeInput
+from storage.stages.node_stages import WrittenNodes, map_ids, write_nodes
 from storage.store import Store
 from storage.stored_nodes import JoinedTable, StoredNodes, no_rows
 from storage.tables import Table, file_states

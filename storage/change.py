@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 import xxhash
 
-from storage.build.means import Means
 from storage.claim import Claim, claimed
 from storage.named_files import remove_unnamed
 from storage.place import Place
 from storage.schema import Generation
 from storage.segments import commit_generation
+from storage.stages.means import Means
 from storage.store import Store
 
 _MADE_BY = "made_by"

@@ -23,10 +23,10 @@ from typing import Any
 
 import xxhash
 
-from storage.build.work import Work
 from storage.errors import BadInput
 from storage.place import Place
 from storage.schema import MANIFEST_NAME
+from storage.stages.work import Work
 
 UNFINISHED = "ingest.unfinished"
 STAGES = "stages"

@@ -1,7 +1,7 @@
 """A store rewritten as one segment each, hottest first, without deleted nodes: the bytes of a fresh ingest.
 
     positions   input position of every live node [n], counted over live nodes      from the ids files
-    edges       dense ids of live nodes [e], in spills                              storage.build.stored_edges
+    edges       dense ids of live nodes [e], in spills                              storage.stages.stored_edges
     the rest    as an ingest does it, with the stored nodes for a table             storage.ingest, stages 1, 4 to 10
 
 The files are those of an ingest of all tables that were ever put in, less what was deleted: ties go by input
@@ -15,15 +15,6 @@ from typing import Any
 import numpy as np
 
 from storage.append_settings import stored_settings
-from storage.build.context import Context, open_context
-from storage.build.edge_spill import ReadEdges
-from storage.build.edge_stages import CountedView, count_isolated, count_views, order_nodes, write_edges
-from storage.build.executor import Executor
-from storage.build.means import Means
-from storage.build.node_input import NodeInput
-from storage.build.node_stages import WrittenNodes, map_ids, write_nodes
-from storage.build.space import edge_bytes
-from storage.build.stored_edges import Renumbered, spill_stored
 from storage.change import change_store
 from storage.claim import Claim
 from storage.feature_columns import FeatureColumns
@@ -34,6 +25,15 @@ from storage.npy import damaged
 from storage.progress import Progress
 from storage.schema import Generation, NodeType, Relation, RelationInfo
 from storage.segments import WrittenEdges
+from storage.stages.context import Context, open_context
+from storage.stages.edge_spill import ReadEdges
+from storage.stages.edge_stages import CountedView, count_isolated, count_views, order_nodes, write_edges
+from storage.stages.executor import Executor
+from storage.stages.means import Means
+from storage.stages.node_input import NodeInput
+from storage.stages.node_stages import WrittenNodes, map_ids, write_nodes
+from storage.stages.space import edge_bytes
+from storage.stages.stored_edges import Renumbered, spill_stored
 from storage.store import Store
 from storage.stored_nodes import FEATURES, StoredNodes
 

@@ -1,8 +1,8 @@
 """Nodes and edges taken out of a store, as its next generation.
 
-    ids    -> a byte a node: deleted or not                        storage.build.gone_nodes
-    pairs  -> keys sorted by target                                storage.build.pair_keys
-    edges  -> those that stay, one new segment a relation          storage.build.stored_edges, and as an ingest does it
+    ids    -> a byte a node: deleted or not                        storage.stages.gone_nodes
+    pairs  -> keys sorted by target                                storage.stages.pair_keys
+    edges  -> those that stay, one new segment a relation          storage.stages.stored_edges, and as an ingest does it
 
 Dense ids change only by `compact`: until then a deleted node keeps its row, and the generation names the deleted ids
 of each type. Nothing leads to such a node any more, and nothing that enumerates nodes shows it.
@@ -18,19 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from storage.append_settings import known_relation, stored_settings
 from storage.arrays import ArrayWriter
-from storage.build.context import Context, open_context
-from storage.build.edge_spill import KnownEnds
-from storage.build.edge_stages import count_views, read_edges, write_edges
-from storage.build.executor import Executor
-from storage.build.gone_nodes import GoneNodes, mark_gone
-from storage.build.hot_order import HotOrder
-from storage.build.id_map import IdMap
-from storage.build.live_ids import live_maps, only_known
-from storage.build.means import Means
-from storage.build.node_stages import map_ids
-from storage.build.pair_keys import PairKeys
-from storage.build.runs import map_array
-from storage.build.space import edge_bytes
 from storage.change import change_store
 from storage.claim import Claim
 from storage.delete_edges import count_missing, find_pairs, staying_edges
@@ -41,6 +28,19 @@ from storage.place import Place
 from storage.progress import Progress
 from storage.schema import FileInfo, Generation, NodeType, Relation, RelationInfo
 from storage.segments import WrittenEdges
+from storage.stages.context import Context, open_context
+from storage.stages.edge_spill import KnownEnds
+from storage.stages.edge_stages import count_views, read_edges, write_edges
+from storage.stages.executor import Executor
+from storage.stages.gone_nodes import GoneNodes, mark_gone
+from storage.stages.hot_order import HotOrder
+from storage.stages.id_map import IdMap
+from storage.stages.live_ids import live_maps, only_known
+from storage.stages.means import Means
+from storage.stages.node_stages import map_ids
+from storage.stages.pair_keys import PairKeys
+from storage.stages.runs import map_array
+from storage.stages.space import edge_bytes
 from storage.store import Store
 from storage.tables import Table, file_states, open_table
 

@@ -6,15 +6,15 @@ from typing import Literal
 
 import numpy as np
 
-from storage.build.context import Context
-from storage.build.edge_spill import ReadEdges
-from storage.build.edge_view import EdgeChunk, EdgeView, Turn
-from storage.build.gone_nodes import GoneNodes
-from storage.build.pair_keys import PairKeys, sort_pairs
-from storage.build.runs import map_array
-from storage.build.stored_edges import spill_stored
 from storage.errors import BadInput
 from storage.schema import Relation, RelationInfo
+from storage.stages.context import Context
+from storage.stages.edge_spill import ReadEdges
+from storage.stages.edge_view import EdgeChunk, EdgeView, Turn
+from storage.stages.gone_nodes import GoneNodes
+from storage.stages.pair_keys import PairKeys, sort_pairs
+from storage.stages.runs import map_array
+from storage.stages.stored_edges import spill_stored
 from storage.store import Store
 from storage.stored_nodes import StoredNodes
 from storage.tables import Table

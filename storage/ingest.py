@@ -2,14 +2,14 @@
 
 Stages, with what they leave (n nodes of a type, e edges of a relation; files, never in memory at once):
 
-1. read nodes      every column but the features checked; hash of every id [n], in runs     storage.build.node_scan
-2. map ids         hash, row [n] sorted by hash                                             storage.build.id_map
-3. read edges      source, target [e] as input positions, weight, timestamp                 storage.build.edge_spill
-4. count degrees   in- and out-degree [n]                                                   storage.build.degrees
-5. order nodes     hotness [n] uint64, order and rank [n]                                   storage.build.hotness
-6. arrange nodes   columns and features [n, dim] in runs by range of dense ids              storage.build.node_rows
+1. read nodes      every column but the features checked; hash of every id [n], in runs     storage.stages.node_scan
+2. map ids         hash, row [n] sorted by hash                                             storage.stages.id_map
+3. read edges      source, target [e] as input positions, weight, timestamp                 storage.stages.edge_spill
+4. count degrees   in- and out-degree [n]                                                   storage.stages.degrees
+5. order nodes     hotness [n] uint64, order and rank [n]                                   storage.stages.hotness
+6. arrange nodes   columns and features [n, dim] in runs by range of dense ids              storage.stages.node_rows
 7. write nodes     the node segments                                                        storage.segments
-8. arrange edges   (target, source) [e] in runs by range of targets                         storage.build.edge_sort
+8. arrange edges   (target, source) [e] in runs by range of targets                         storage.stages.edge_sort
 9. write edges     the edge segments, range by range                                        storage.segments
 10. commit         the generation, then the manifest
 
@@ -24,13 +24,6 @@ from typing import Any
 
 import xxhash
 
-from storage.build.context import Context, open_context
-from storage.build.edge_spill import open_edge_table
-from storage.build.edge_stages import CountedView, count_isolated, count_views, order_nodes, read_edges, write_edges
-from storage.build.executor import Executor
-from storage.build.means import Means
-from storage.build.node_input import NodeInput
-from storage.build.node_stages import WrittenNodes, map_ids, write_nodes
 from storage.change import full_disk_explained
 from storage.claim import claimed, left_by, refuse_occupied
 from storage.feature_columns import find_feature_columns
@@ -46,6 +39,13 @@ from storage.place import Place
 from storage.progress import Progress
 from storage.schema import MANIFEST_NAME, Generation, NodeType, Relation, RelationInfo
 from storage.segments import WrittenEdges, commit_generation
+from storage.stages.context import Context, open_context
+from storage.stages.edge_spill import open_edge_table
+from storage.stages.edge_stages import CountedView, count_isolated, count_views, order_nodes, read_edges, write_edges
+from storage.stages.executor import Executor
+from storage.stages.means import Means
+from storage.stages.node_input import NodeInput
+from storage.stages.node_stages import WrittenNodes, map_ids, write_nodes
 from storage.store import Store
 from storage.tables import Table
 

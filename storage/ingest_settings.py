@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
-from storage.build.edge_view import reversed_name
-from storage.build.hotness import ALL_NEIGHBOURS
 from storage.errors import BadInput
 from storage.nodes import NODE_COLUMNS
 from storage.schema import Dtype, Relation, check_name
+from storage.stages.edge_view import reversed_name
+from storage.stages.hotness import ALL_NEIGHBOURS
 from storage.tables import Table
 
 DEFAULT_MEMORY_BYTES = ByteSize(4 << 30)

@@ -15,13 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from storage.append_settings import stored_settings
 from storage.arrays import ArrayWriter
-from storage.build.context import Context, open_context
-from storage.build.executor import Executor
-from storage.build.id_map import IdMap
-from storage.build.live_ids import live_maps, only_known
-from storage.build.means import Means
-from storage.build.node_stages import map_ids
-from storage.build.overlay import Overlay, RangeTask, overlaid, ranges, read_overlay, touched_segments
 from storage.change import change_store
 from storage.claim import Claim
 from storage.errors import BadInput
@@ -31,6 +24,13 @@ from storage.ingest_settings import IngestResources, IngestSettings
 from storage.nodes import open_node_table
 from storage.progress import Progress
 from storage.schema import FileInfo, Generation, NodeSegment, NodeType
+from storage.stages.context import Context, open_context
+from storage.stages.executor import Executor
+from storage.stages.id_map import IdMap
+from storage.stages.live_ids import live_maps, only_known
+from storage.stages.means import Means
+from storage.stages.node_stages import map_ids
+from storage.stages.overlay import Overlay, RangeTask, overlaid, ranges, read_overlay, touched_segments
 from storage.store import Store
 from storage.tables import Table, file_states
 

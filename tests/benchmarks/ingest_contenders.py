@@ -21,18 +21,18 @@ def hopstream(edges: str, num_nodes: int, out: str, memory_bytes: int, threads: 
     """The edge stages of an ingest, with ids that are rows and the order of input."""
     import numpy as np
 
-    from storage.build.budget import Budget
-    from storage.build.crew import Crew
-    from storage.build.degrees import count_degrees
-    from storage.build.edge_sort import sorted_ranges
-    from storage.build.edge_spill import EDGES_OF_THE_TABLES, open_edge_table, spill_edges
-    from storage.build.edge_view import EdgeView
-    from storage.build.executor import LocalExecutor
-    from storage.build.id_map import IdMap
-    from storage.build.runs import map_array
     from storage.place import Place
     from storage.schema import Relation
     from storage.segments import write_edge_segment
+    from storage.stages.budget import Budget
+    from storage.stages.crew import Crew
+    from storage.stages.degrees import count_degrees
+    from storage.stages.edge_sort import sorted_ranges
+    from storage.stages.edge_spill import EDGES_OF_THE_TABLES, open_edge_table, spill_edges
+    from storage.stages.edge_view import EdgeView
+    from storage.stages.executor import LocalExecutor
+    from storage.stages.id_map import IdMap
+    from storage.stages.runs import map_array
 
     began = time.perf_counter()
     relation = Relation("node", "to", "node")

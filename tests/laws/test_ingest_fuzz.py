@@ -17,10 +17,10 @@ import xxhash
 from hypothesis import HealthCheck, event, given, settings
 
 from storage import segments
-from storage.build import budget, node_rows, node_scan, node_stages
 from storage.errors import BadInput
 from storage.ingest import IngestResources, IngestSettings, ingest
 from storage.schema import Generation
+from storage.stages import budget, node_rows, node_scan, node_stages
 from storage.store import Store
 from tests.laws.drawn_graphs import Drawn, drawn_graphs
 from tests.laws.table_model import Complaint, Model, exact_hotness, model_of

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from service.ray_executor import RayExecutor
-from storage.build.executor import MachineShare
 from storage.errors import BadInput
+from storage.stages.executor import MachineShare
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -14,10 +14,10 @@ from service.ray_cluster import ray_cluster
 from service.ray_executor import ENVIRONMENT, RayExecutor, ray_executor
 from storage.append import append
 from storage.append_settings import AppendSettings
-from storage.build.budget import LEAST_WORKER_BYTES, PROCESS_BYTES, Budget
-from storage.build.executor import MachineShare
 from storage.errors import BadInput
 from storage.ingest import IngestResources, IngestSettings, ingest
+from storage.stages.budget import LEAST_WORKER_BYTES, PROCESS_BYTES, Budget
+from storage.stages.executor import MachineShare
 from tests.processes import hopstream
 from tests.service.ray_tasks import (
     DeadlyExecutor,

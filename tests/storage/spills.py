@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.build.budget import Budget
-from storage.build.crew import Crew
-from storage.build.edge_view import Spill, SpillPart
-from storage.build.executor import LocalExecutor
+from storage.stages.budget import Budget
+from storage.stages.crew import Crew
+from storage.stages.edge_view import Spill, SpillPart
+from storage.stages.executor import LocalExecutor
 
 
 def small_crew(*, worker_bytes: int = 1 << 20, advance: Callable[[int], None] = lambda _: None) -> Crew:

@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from storage.build.crew import Crew
-from storage.build.degrees import count_degrees
-from storage.build.edge_partition import Partition, Ranks, partition_edges
-from storage.build.edge_sort import sorted_ranges
-from storage.build.edge_spill import EDGES_OF_THE_TABLES, open_edge_table, spill_edges
-from storage.build.edge_view import EdgeView, turns, views
-from storage.build.id_map import IdMap
 from storage.schema import Relation
+from storage.stages.crew import Crew
+from storage.stages.degrees import count_degrees
+from storage.stages.edge_partition import Partition, Ranks, partition_edges
+from storage.stages.edge_sort import sorted_ranges
+from storage.stages.edge_spill import EDGES_OF_THE_TABLES, open_edge_table, spill_edges
+from storage.stages.edge_view import EdgeView, turns, views
+from storage.stages.id_map import IdMap
 from tests.storage.spills import small_crew
 
 NUM_NODES, NUM_EDGES = 500, 6000

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.build.degrees import count_degrees
-from storage.build.edge_partition import Ranks, partition_edges
-from storage.build.edge_sort import sorted_ranges
-from storage.build.edge_view import EdgeView, views
 from storage.schema import Relation
 from storage.segments import SortedEdges
+from storage.stages.degrees import count_degrees
+from storage.stages.edge_partition import Ranks, partition_edges
+from storage.stages.edge_sort import sorted_ranges
+from storage.stages.edge_view import EdgeView, views
 from tests.storage.spills import small_crew, write_spill
 
 NUM_SOURCES, NUM_TARGETS, NUM_EDGES = 300, 70, 4000

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from storage.build.degrees import count_degrees
-from storage.build.edge_view import EdgeView
-from storage.build.hot_order import hottest_first
-from storage.build.hotness import expected_accesses
 from storage.schema import Relation
+from storage.stages.degrees import count_degrees
+from storage.stages.edge_view import EdgeView
+from storage.stages.hot_order import hottest_first
+from storage.stages.hotness import expected_accesses
 from tests.storage.spills import small_crew, write_spill
 
 

@@ -16,13 +16,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage import columns
-from storage.build.crew import Crew
-from storage.build.runs import Run, RunWriter, bucket_order, map_array, read_bucket
 from storage.feature_columns import FeatureColumns
 from storage.feature_rows import FeatureScale, convert_batch
 from storage.offences import Offences
 from storage.schema import IdType
 from storage.segments import ROW_GROUP_ROWS
+from storage.stages.crew import Crew
+from storage.stages.runs import Run, RunWriter, bucket_order, map_array, read_bucket
 from storage.tables import Table, TablePart
 
 COLUMN_BYTES_PER_ROW = 256

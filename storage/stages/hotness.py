@@ -21,11 +21,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.build.crew import Crew
-from storage.build.degrees import Degrees, add_up, share_slices
-from storage.build.edge_view import EdgeView, Slice
-from storage.build.runs import map_array, write_array
 from storage.jit import kernel
+from storage.stages.crew import Crew
+from storage.stages.degrees import Degrees, add_up, share_slices
+from storage.stages.edge_view import EdgeView, Slice
+from storage.stages.runs import map_array, write_array
 
 ALL_NEIGHBOURS = -1
 MAX_UINT64 = (1 << 64) - 1

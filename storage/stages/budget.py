@@ -55,7 +55,7 @@ class Budget:
             memory_bytes: of one machine.
             num_workers: tasks that may run there at once.
             num_nodes: of the largest node type.
-            worker_bytes, fixed_bytes, copies_results: see `storage.build.executor.MachineShare`.
+            worker_bytes, fixed_bytes, copies_results: see `storage.stages.executor.MachineShare`.
 
         Raises:
             BadInput: the memory is below the floor, which is named.

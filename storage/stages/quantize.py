@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.build.crew import Crew
 from storage.feature_columns import FeatureColumns
 from storage.feature_rows import QUANTISED_MAX, largest_magnitudes
+from storage.stages.crew import Crew
 from storage.tables import Table, TablePart
 
 _READ_ROWS = 1 << 16

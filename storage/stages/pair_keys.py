@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.build.crew import Crew
-from storage.build.degrees import count_degrees
-from storage.build.edge_partition import Ranks, partition_edges
-from storage.build.edge_sort import sorted_ranges
-from storage.build.edge_view import EdgeChunk, EdgeView
-from storage.build.runs import map_array
+from storage.stages.crew import Crew
+from storage.stages.degrees import count_degrees
+from storage.stages.edge_partition import Ranks, partition_edges
+from storage.stages.edge_sort import sorted_ranges
+from storage.stages.edge_view import EdgeChunk, EdgeView
+from storage.stages.runs import map_array
 
 _PIECE = 1 << 20
 

@@ -7,18 +7,18 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.build.context import Context
-from storage.build.degrees import Degrees, count_degrees
-from storage.build.edge_partition import Partition, Ranks, partition_edges
-from storage.build.edge_sort import sorted_ranges
-from storage.build.edge_spill import EDGES_OF_THE_TABLES, KnownEnds, ReadEdges, spill_edges
-from storage.build.edge_view import EdgeView, turns, views
-from storage.build.hot_order import HotOrder, hottest_by_position, hottest_first
-from storage.build.hotness import expected_accesses
-from storage.build.id_map import IdMap
-from storage.build.runs import map_array
 from storage.schema import Relation
 from storage.segments import WrittenEdges, write_edge_segment
+from storage.stages.context import Context
+from storage.stages.degrees import Degrees, count_degrees
+from storage.stages.edge_partition import Partition, Ranks, partition_edges
+from storage.stages.edge_sort import sorted_ranges
+from storage.stages.edge_spill import EDGES_OF_THE_TABLES, KnownEnds, ReadEdges, spill_edges
+from storage.stages.edge_view import EdgeView, turns, views
+from storage.stages.hot_order import HotOrder, hottest_by_position, hottest_first
+from storage.stages.hotness import expected_accesses
+from storage.stages.id_map import IdMap
+from storage.stages.runs import map_array
 from storage.tables import Table
 
 _PIECE = 1 << 20

@@ -1,7 +1,7 @@
 """Reading node tables once: their columns are checked, their ids hashed and partitioned.
 
 part of a table -> ids, label, split, timestamp      checked against the rules of `storage.columns`
-ids [n]         -> hash [n] uint64 (+ check [n])     runs by the top bits of the hash, for `storage.build.id_map`
+ids [n]         -> hash [n] uint64 (+ check [n])     runs by the top bits of the hash, for `storage.stages.id_map`
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage import columns
-from storage.build.crew import Crew
-from storage.build.runs import Run, RunWriter
 from storage.lookup import check_strings, hash_ids
 from storage.offences import Offences
 from storage.schema import IdType
+from storage.stages.crew import Crew
+from storage.stages.runs import Run, RunWriter
 from storage.tables import Table, TablePart
 
 MAX_NODES = (1 << 32) - 1

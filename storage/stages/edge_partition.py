@@ -1,4 +1,4 @@
-"""A relation's edges in runs by range of targets: what `storage.build.edge_sort` sorts range by range.
+"""A relation's edges in runs by range of targets: what `storage.stages.edge_sort` sorts range by range.
 
     source, target [n] dense ids -> key uint64 [n] = target << 32 | source, range of each -> one run
 
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.build.crew import Crew
-from storage.build.edge_view import EdgeChunk, EdgeView, Slice, SpillPart
-from storage.build.runs import Run, map_array, read_array, write_ordered, write_run
 from storage.jit import kernel
+from storage.stages.crew import Crew
+from storage.stages.edge_view import EdgeChunk, EdgeView, Slice, SpillPart
+from storage.stages.runs import Run, map_array, read_array, write_ordered, write_run
 
 PARTITION_BYTES_PER_EDGE = 128
 """columns as read and turned, keys, the run's order and its copy"""

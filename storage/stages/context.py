@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 
-from storage.build.budget import Budget, floor_bytes
-from storage.build.crew import Crew
-from storage.build.means import Means
-from storage.build.node_input import NodeInput
-from storage.build.space import check_space, temporary_bytes
-from storage.build.stages import Stages
-from storage.build.work import Work
 from storage.claim import Claim
 from storage.ingest_settings import IngestSettings
 from storage.place import Place
 from storage.schema import Relation
+from storage.stages.budget import Budget, floor_bytes
+from storage.stages.crew import Crew
+from storage.stages.means import Means
+from storage.stages.node_input import NodeInput
+from storage.stages.space import check_space, temporary_bytes
+from storage.stages.stage_times import Stages
+from storage.stages.work import Work
 from storage.tables import Table
 
 

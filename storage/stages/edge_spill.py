@@ -5,7 +5,7 @@
     all             -> source, target (, timestamp, weight)     files of the part, in input order
 
 Where dense ids are known already (the order of input is kept), edges are not spilled but partitioned at once. What
-later stages make of them: `storage.build.edge_view`.
+later stages make of them: `storage.stages.edge_view`.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage import columns
-from storage.build.crew import Crew
-from storage.build.edge_partition import Partition, sampled_bounds, sortable_edges, write_edge_run
-from storage.build.edge_view import EdgeChunk, Spill, SpillPart, Turn
-from storage.build.id_map import UNKNOWN, IdMap
-from storage.build.runs import Run
-from storage.build.spill_files import SpillFiles
 from storage.errors import BadInput
 from storage.offences import Offences
 from storage.schema import IdType, Relation
+from storage.stages.crew import Crew
+from storage.stages.edge_partition import Partition, sampled_bounds, sortable_edges, write_edge_run
+from storage.stages.edge_view import EdgeChunk, Spill, SpillPart, Turn
+from storage.stages.id_map import UNKNOWN, IdMap
+from storage.stages.runs import Run
+from storage.stages.spill_files import SpillFiles
 from storage.tables import Table, TablePart, open_table
 
 BYTES_PER_ROW = 192

@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.build.runs import read_array
 from storage.jit import kernel
 from storage.schema import Relation
+from storage.stages.runs import read_array
 
 Turn: TypeAlias = Literal["as-is", "turned", "both"]
 COLUMN_DTYPES = {"source": np.uint32, "target": np.uint32, "timestamp": np.int64, "weight": np.float32}

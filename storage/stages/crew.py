@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from storage.build.budget import Budget
-from storage.build.executor import Executor
+from storage.stages.budget import Budget
+from storage.stages.executor import Executor
 
 
 @dataclass(frozen=True)

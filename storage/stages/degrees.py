@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.build.crew import Crew
-from storage.build.edge_partition import SOURCE_MASK, TARGET_SHIFT, Partition
-from storage.build.edge_view import EdgeView, Slice
-from storage.build.runs import map_array, write_array
 from storage.jit import kernel
+from storage.stages.crew import Crew
+from storage.stages.edge_partition import SOURCE_MASK, TARGET_SHIFT, Partition
+from storage.stages.edge_view import EdgeView, Slice
+from storage.stages.runs import map_array, write_array
 
 STREAM_BYTES_PER_EDGE = 64
 """working memory of a streamed edge: columns as read, turned both ways, and what is made of them"""

@@ -12,18 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.arrays import ArrayWriter
-from storage.build.context import Context
-from storage.build.hot_order import HotOrder
-from storage.build.id_map import IdMap, build_id_map
-from storage.build.node_input import NodeInput
-from storage.build.node_rows import Runs, columns_in_order, features_in_order, partition_columns, partition_features
-from storage.build.node_scan import NodeScan, scan_nodes
-from storage.build.quantize import column_scales
-from storage.build.runs import map_array
 from storage.in_place import describe_in_place, validate_in_place
 from storage.lookup import lookup_entries
 from storage.schema import NodeSegment
 from storage.segments import ids_schema, write_node_segment
+from storage.stages.context import Context
+from storage.stages.hot_order import HotOrder
+from storage.stages.id_map import IdMap, build_id_map
+from storage.stages.node_input import NodeInput
+from storage.stages.node_rows import Runs, columns_in_order, features_in_order, partition_columns, partition_features
+from storage.stages.node_scan import NodeScan, scan_nodes
+from storage.stages.quantize import column_scales
+from storage.stages.runs import map_array
 
 _PIECE = 1 << 20
 

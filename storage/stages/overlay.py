@@ -13,15 +13,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage import columns
-from storage.build.crew import Crew
-from storage.build.id_map import UNKNOWN, IdMap
-from storage.build.runs import Run, RunWriter, read_bucket
 from storage.errors import BadInput
 from storage.feature_columns import FeatureColumns
 from storage.feature_rows import convert_batch
 from storage.offences import Offences
 from storage.place import Place
 from storage.schema import NodeSegment, NodeType
+from storage.stages.crew import Crew
+from storage.stages.id_map import UNKNOWN, IdMap
+from storage.stages.runs import Run, RunWriter, read_bucket
 from storage.stored_nodes import stored_features
 from storage.tables import Table, TablePart
 

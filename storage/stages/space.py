@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from storage.build.node_input import NodeInput
 from storage.errors import BadInput
 from storage.place import Place
 from storage.schema import Relation, RelationInfo
+from storage.stages.node_input import NodeInput
 from storage.tables import Table
 
 ID_BYTES = 34

@@ -11,12 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.build.crew import Crew
-from storage.build.edge_view import EdgeChunk, Spill, SpillPart
-from storage.build.spill_files import SpillFiles
 from storage.npy import damaged
 from storage.place import Place
 from storage.schema import EdgeSegment, RelationInfo
+from storage.stages.crew import Crew
+from storage.stages.edge_view import EdgeChunk, Spill, SpillPart
+from storage.stages.spill_files import SpillFiles
 from storage.streams import ArrayStream
 
 _BLOCK_TARGETS = 1 << 20

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.build.budget import Budget
-from storage.build.runs import map_array, write_array
+from storage.stages.budget import Budget
+from storage.stages.runs import map_array, write_array
 
 _BYTES_PER_ROW = 48
 """values, positions, and the sort of both"""

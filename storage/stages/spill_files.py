@@ -7,8 +7,8 @@ from typing import Self
 
 import numpy as np
 
-from storage.build.edge_view import COLUMN_DTYPES, EdgeChunk
-from storage.build.runs import write_whole
+from storage.stages.edge_view import COLUMN_DTYPES, EdgeChunk
+from storage.stages.runs import write_whole
 
 
 class SpillFiles:

@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from storage.build.context import Context
-from storage.build.id_map import UNKNOWN, IdMap
-from storage.build.node_input import NodeInput
-from storage.build.runs import map_array, write_array
 from storage.node_columns import deleted_ids
 from storage.place import Place
 from storage.schema import NodeType
+from storage.stages.context import Context
+from storage.stages.id_map import UNKNOWN, IdMap
+from storage.stages.node_input import NodeInput
+from storage.stages.runs import map_array, write_array
 from storage.stored_nodes import StoredNodes, no_rows
 
 

@@ -9,11 +9,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage import columns
-from storage.build.id_map import UNKNOWN, IdMap
-from storage.build.runs import write_array
 from storage.errors import BadInput
 from storage.offences import Offences
 from storage.schema import NodeType
+from storage.stages.id_map import UNKNOWN, IdMap
+from storage.stages.runs import write_array
 from storage.tables import Table
 
 _BATCH_ROWS = 1 << 18

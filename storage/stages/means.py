@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from storage.build.executor import Executor, LocalExecutor
 from storage.ingest_settings import IngestResources
 from storage.progress import NoProgress, Progress
+from storage.stages.executor import Executor, LocalExecutor
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from storage.build.crew import Crew
-from storage.build.node_scan import NodeScan, hash_column
-from storage.build.runs import Run, map_array, read_bucket
 from storage.errors import BadInput
 from storage.jit import kernel
 from storage.schema import IdType
+from storage.stages.crew import Crew
+from storage.stages.node_scan import NodeScan, hash_column
+from storage.stages.runs import Run, map_array, read_bucket
 from storage.tables import Table
 
 UNKNOWN = np.uint32((1 << 32) - 1)

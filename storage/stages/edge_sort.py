@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.build.crew import Crew
-from storage.build.edge_partition import SOURCE_MASK, TARGET_SHIFT, Partition, sortable_edges, split_range
-from storage.build.edge_view import EdgeView
-from storage.build.runs import Run, read_bucket
 from storage.jit import kernel
 from storage.segments import SortedEdges
+from storage.stages.crew import Crew
+from storage.stages.edge_partition import SOURCE_MASK, TARGET_SHIFT, Partition, sortable_edges, split_range
+from storage.stages.edge_view import EdgeView
+from storage.stages.runs import Run, read_bucket
 
 _COLUMNS: dict[str, tuple[np.dtype[Any], int]] = {
     "key": (np.dtype(np.uint64), 1),
