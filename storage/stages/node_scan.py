@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage import columns
+from storage.errors import BadInput
 from storage.lookup import check_strings, hash_ids
 from storage.offences import Offences
 from storage.schema import IdType
@@ -67,8 +68,15 @@ def scan_nodes(folder: str, *, table: Table, crew: Crew) -> NodeScan:
     """Check ids, labels, splits and times of a node table, and write its ids' hashes as runs into `folder`.
 
     Raises:
-        BadInput: a null, a label below -1, an unknown split, a wrong type.
+        BadInput: more nodes than fit, a null, a label below -1, an unknown split, a wrong type.
     """
+    if table.num_rows > MAX_NODES:
+        raise BadInput(
+            table.where("id"),
+            f"{table.num_rows:,} nodes",
+            rule=f"a node type has at most {MAX_NODES:,} nodes",
+            remedy="divide the nodes among several types",
+        )
     kind = columns.id_type(table, "id")
     bucket_bits = max(1, (table.num_rows // _BUCKET_ROWS).bit_length())
     max_rows = crew.budget.rows(_BYTES_PER_ROW)

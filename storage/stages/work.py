@@ -39,10 +39,6 @@ class Work:
         """A path inside the folder."""
         return os.path.join(self.folder, *parts)
 
-    def is_done(self, stage: str) -> bool:
-        """Whether an earlier ingest of the same inputs finished the stage."""
-        return os.path.exists(self.path(f"{stage}.done.json"))
-
     def stage(self, name: str, kind: type[Result], do: Callable[[str], Result]) -> Result:
         """What `do(folder of the stage)` returned, now or in the ingest that finished the stage.
 
