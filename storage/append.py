@@ -132,8 +132,7 @@ def _prepare(
         nodes[name] = open_node_table(url, feature_columns=settings.feature_columns)
         refuse_other_ids(kind, nodes[name])
         features[name] = features_like(kind, nodes[name], settings)
-        there = {"label": kind.has_label, "split": kind.has_split, "timestamp": kind.has_timestamp}
-        refuse_other_columns(nodes[name], there, what=f"nodes of type {name}")
+        refuse_other_columns(nodes[name], kind.columns, what=f"nodes of type {name}")
     edges = dict[Relation, Table]()
     for text, url in settings.edges.items():
         info, table = infos[text], open_edge_table(url)

@@ -30,6 +30,7 @@ from storage.stages.work import Work
 
 UNFINISHED = "ingest.unfinished"
 STAGES = "stages"
+LOCK = "lock"
 WRITTEN = ("generations", "edges", "nodes")
 EMPTY_RULE = "a new store is written to an empty or new place"
 ABANDONED_SECONDS = 900.0
@@ -148,8 +149,7 @@ def claimed(
     try:
         os.makedirs(folder, exist_ok=True)
         held = place.local(UNFINISHED) or folder
-        os.makedirs(held, exist_ok=True)
-        lock = _lock(held, place)
+        lock = lock_folder(held, place)
     except OSError as error:
         raise BadInput(
             place.url,
@@ -207,10 +207,17 @@ def _missing_folders(place: Place) -> list[str]:
     return missing
 
 
-def _lock(folder: str, place: Place) -> int:
-    """Hold the lock of a folder of temporary files; it goes with the process."""
-    path = os.path.join(folder, "lock")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+def lock_folder(folder: str, place: Place) -> int:
+    """Make a folder of temporary files for what is written to `place` and hold its lock, which goes with the process.
+
+    Returns the open lock. Raises BadInput when another process holds it.
+    """
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, LOCK)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except FileNotFoundError:  # the process that has finished took the folder away meanwhile
+        raise _taken(place, None) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         same = os.fstat(descriptor).st_ino == os.stat(path).st_ino

@@ -19,6 +19,9 @@ MANIFEST_NAME = "manifest.json"
 IdType = Literal["int64", "string"]
 Dtype = Literal["float32", "float16", "uint8", "int8"]
 
+DEFAULT_NODE_TYPE = "node"
+"""what the one node type is called where nothing names it"""
+
 _NAME = re.compile(r"_?[A-Za-z0-9][A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*")
 _XXH64 = r"^[0-9a-f]{16}$"
 
@@ -70,6 +73,10 @@ class Relation(NamedTuple):
         for name in self:
             check_name(name, place=f"relation {str(self)!r}")
         return self
+
+
+DEFAULT_RELATION = Relation(DEFAULT_NODE_TYPE, "to", DEFAULT_NODE_TYPE)
+"""what the one relation is called where nothing names it"""
 
 
 class StoredModel(BaseModel):
@@ -159,6 +166,11 @@ class NodeType(StoredModel):
     deleted: FileInfo | None = Field(
         default=None, description="[num_deleted] int64 ascending dense ids of deleted nodes; null when there are none"
     )
+
+    @property
+    def columns(self) -> dict[str, bool]:
+        """Which of the columns that a node table may have its ids files carry."""
+        return {"label": self.has_label, "split": self.has_split, "timestamp": self.has_timestamp}
 
     @property
     def next_segment(self) -> int:

@@ -166,8 +166,7 @@ class Store:
         (int64) or position (int64, row in the input). BadInput when the type has no such column.
         """
         found = self.node_type(node_type)
-        given = {"label": found.has_label, "split": found.has_split, "timestamp": found.has_timestamp}
-        columns = ["id", "position", *(name for name, has in given.items() if has)]
+        columns = ["id", "position", *(name for name, has in found.columns.items() if has)]
         if column not in columns:
             raise BadInput(
                 f"node type {node_type}, column {column!r}",
@@ -181,11 +180,15 @@ class Store:
         """Dense ids of the deleted nodes of a type, ascending; their rows are there until `compact`, without edges."""
         return deleted_ids(self.place, self.node_type(node_type))
 
-    def live_ids(self, node_type: str) -> NDArray[np.int64]:
-        """Dense ids of the nodes of a type that are not deleted, ascending."""
+    def is_live(self, node_type: str) -> NDArray[np.bool_]:
+        """Which nodes of a type are not deleted, [num_nodes]."""
         live = np.ones(self.num_nodes(node_type), dtype=np.bool_)
         live[self.deleted(node_type)] = False
-        return np.flatnonzero(live)
+        return live
+
+    def live_ids(self, node_type: str) -> NDArray[np.int64]:
+        """Dense ids of the nodes of a type that are not deleted, ascending."""
+        return np.flatnonzero(self.is_live(node_type))
 
     @property
     def has_deleted(self) -> bool:

@@ -160,8 +160,7 @@ def _group_rows(place: Place, segment: NodeSegment) -> list[int]:
 
 
 def _schema(node_type: NodeType) -> pa.Schema:
-    given = {"label": node_type.has_label, "split": node_type.has_split, "timestamp": node_type.has_timestamp}
-    schema = ids_schema(node_type.id_type, **given)
+    schema = ids_schema(node_type.id_type, **node_type.columns)
     schema = schema.remove(schema.get_field_index("position"))
     if node_type.feature_dim is None:
         return schema
