@@ -1,10 +1,8 @@
 """Libraries that only some users have: loaded when asked for, and named with their remedy when they are not there."""
 
-import importlib
-import os
-import warnings
 from typing import Any
 
+from service.message_passing import dgl_kernels
 from storage.errors import BadInput
 
 
@@ -26,18 +24,10 @@ def missing_pyg(error: BaseException) -> BadInput:
 
 def load_dgl() -> Any:
     """The dgl package; BadInput where it does not load."""
-    before = os.environ.get("DGLBACKEND")
-    # without it the import prints a line and writes a file into the home folder
-    os.environ["DGLBACKEND"] = "pytorch"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return importlib.import_module("dgl")
+        return dgl_kernels.load_dgl()
+    except MemoryError:
+        raise
     except Exception as error:  # a dgl built for another torch raises what it likes
         remedy = 'pip install "hopstream[pyg]" on Python 3.11, which brings dgl 1.1.3 beside a torch that it loads with'
         raise missing_package("dgl", error, remedy=remedy) from error
-    finally:
-        if before is None:
-            del os.environ["DGLBACKEND"]
-        else:
-            os.environ["DGLBACKEND"] = before

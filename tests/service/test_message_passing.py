@@ -198,6 +198,25 @@ def test_a_dgl_that_does_not_load_stops_only_who_demands_it(text: str, reason: s
     )
 
 
+def test_a_lack_of_memory_while_dgl_loads_is_no_reason_to_do_without_it(tmp_path: Path) -> None:
+    (tmp_path / "dgl.py").write_text("raise MemoryError('no memory')")
+    code = (
+        "from service.interop.packages import load_dgl\n"
+        "from service.message_passing import dgl_kernels\n"
+        "for load in (load_dgl, lambda: dgl_kernels.is_available('cpu')):\n"
+        "    try: load()\n"
+        "    except MemoryError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "no memory\n" * 2
+
+
 @needs_dgl
 def test_loading_dgl_prints_nothing_writes_nothing_and_keeps_the_environment(
     tmp_path: os.PathLike[str],
