@@ -64,7 +64,9 @@ def change_store(url: str, prepare: Callable[[Store], Change]) -> Generation:
         if store.generation_xxh64 != before.generation_xxh64:
             change = prepare(store)
         if _is_done(store, change):
-            change.means.progress.note(f"generation {store.generation.generation} is this change of the same files")
+            change.means.progress.note(
+                f"already done: generation {store.generation.generation} is this very change of the same files"
+            )
             return store.generation
         parent = store.generation_xxh64
         fingerprint = _fingerprint(change, parent)
