@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from sampling.batch import MiniBatch
 from service.schema import GraphSchema
@@ -26,7 +26,7 @@ class FeatureValues(nn.Module):
         super().__init__()
         self._quantised = [number for number, kind in enumerate(schema.node_types) if kind.feature_scale is not None]
         for number in self._quantised:
-            scale = torch.tensor(schema.node_types[number].feature_scale, dtype=torch.float32)
+            scale = scale_tensor(schema.node_types[number].feature_scale)
             self.register_buffer(f"scale_{number}", scale, persistent=False)
 
     def forward(self, batch: MiniBatch) -> MiniBatch:
@@ -34,8 +34,18 @@ class FeatureValues(nn.Module):
         values = list(batch.features)
         for number in self._quantised:
             table = values[number]
-            values[number] = None if table is None else table * self.get_buffer(f"scale_{number}")
+            values[number] = None if table is None else scaled(table, self.get_buffer(f"scale_{number}"))
         return replace(batch, features=tuple(values))
+
+
+def scale_tensor(scale: tuple[float, ...] | None) -> Tensor | None:
+    """What a step of each column of quantised features is worth, float32 [F]; None for others."""
+    return None if scale is None else torch.tensor(scale, dtype=torch.float32)
+
+
+def scaled(rows: Tensor, scale: Tensor | None) -> Tensor:
+    """Stored rows [n, F]: as stored where there is no scale, else the float32 numbers that they are steps of."""
+    return rows if scale is None else rows * scale
 
 
 def as_values(rows: NDArray[np.generic], *, scale: tuple[float, ...] | None) -> NDArray[np.float32]:

@@ -4,21 +4,14 @@ from typing import Any
 
 import torch
 
-from service.interop.graph_columns import ColumnNames, check_names, edge_columns, node_columns
+from service.interop.graph_columns import ColumnNames, are_converted, check_names, edge_columns, node_columns
 from service.interop.graph_tables import ingest_columns
 from service.interop.packages import load_dgl
-from service.interop.stored_tensors import (
-    edge_tensors,
-    feature_tensor,
-    id_tensor,
-    label_tensor,
-    mask_tensors,
-    time_tensor,
-)
+from service.interop.stored_tensors import edge_tensors, node_tensors
 from storage.errors import BadInput
 from storage.ingest import IngestResources
 from storage.progress import Progress
-from storage.schema import Generation, Relation
+from storage.schema import DEFAULT_NODE_TYPE, DEFAULT_RELATION, Generation, Relation
 from storage.store import Store
 
 DGL_NAMES = ColumnNames(
@@ -32,7 +25,7 @@ DGL_NAMES = ColumnNames(
     weight="weight",
 )
 """names that DGL's own datasets use"""
-UNNAMED = {"_N": "node", "_E": "to"}
+UNNAMED = {"_N": DEFAULT_NODE_TYPE, "_E": DEFAULT_RELATION.name}
 """what `dgl.graph` calls the types of a graph that names none, and what a store calls them"""
 
 
@@ -59,18 +52,7 @@ def dgl_graph(store: Store, *, features: bool = True) -> Any:
         if edges.timestamp is not None:
             data[DGL_NAMES.edge_time] = edges.timestamp
     for kind in store.node_types:
-        data = graph.nodes[kind.name].data
-        if features and (rows := feature_tensor(store, kind.name)) is not None:
-            data[DGL_NAMES.features] = rows
-        if kind.has_label:
-            data[DGL_NAMES.label] = label_tensor(store, kind.name)
-        if kind.has_split:
-            for name, mask in mask_tensors(store, kind.name).items():
-                data[f"{name}_mask"] = mask
-        if kind.has_timestamp:
-            data[DGL_NAMES.node_time] = time_tensor(store, kind.name)
-        if (ids := id_tensor(store, kind.name)) is not None:
-            data["id"] = ids
+        graph.nodes[kind.name].data.update(node_tensors(store, kind, DGL_NAMES, features=features))
     return graph
 
 
@@ -102,11 +84,11 @@ def ingest_dgl(
     if not isinstance(graph, dgl.DGLGraph) or graph.is_block:
         raise BadInput("graph", type(graph).__name__, rule="it is a dgl.DGLGraph", remedy="build one with dgl.graph")
     found: set[str] = set()
+    converts = are_converted(settings)
     nodes, edges = [], []
     for name in graph.ntypes:
         data = dict(graph.nodes[name].data)
         found |= set(data)
-        converts = bool(settings.get("feature_dtype") or settings.get("quantize"))
         nodes.append(node_columns(UNNAMED.get(name, name), graph.num_nodes(name), data, names, converts=converts))
     for edge_type in graph.canonical_etypes:
         data = dict(graph.edges[edge_type].data)

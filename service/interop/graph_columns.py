@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from storage.columns import SPLITS
 from storage.errors import BadInput
 from storage.schema import Relation
 
 STORED = (torch.float32, torch.float16, torch.uint8, torch.int8)
-SPLITS = ("train", "val", "test")
+MASKED = SPLITS[:-1]
+"""splits that have a mask; nodes in none of them are in the last"""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class ColumnNames:
     weight: str
     ids: str | None = None
     """the user's own ids, int64; None: nodes are numbered from 0 as in the object"""
+
+    @property
+    def masks(self) -> dict[str, str]:
+        """Name of the mask of each split."""
+        return dict(zip(MASKED, (self.train, self.val, self.test), strict=True))
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ def node_columns(
         return None if key is None or key not in data else tensor(data[key], f"{place}, {key}", rows=num_nodes)
 
     ids, features, label, time = (column(key) for key in (names.ids, names.features, names.label, names.node_time))
-    masks = {split: (key, column(key)) for split, key in zip(SPLITS, (names.train, names.val, names.test), strict=True)}
+    masks = {split: (key, column(key)) for split, key in names.masks.items()}
     return NodeColumns(
         name=name,
         num_nodes=num_nodes,
@@ -116,6 +123,11 @@ def edge_columns(
         weight=None if weight is None else _flat(weight, f"{place}, {names.weight}", what="weight"),
         timestamp=None if time is None else integers(time, f"{place}, {names.edge_time}"),
     )
+
+
+def are_converted(settings: Mapping[str, Any]) -> bool:
+    """Whether an ingest with these settings takes features of dtypes that a store does not hold."""
+    return bool(settings.get("feature_dtype") or settings.get("quantize"))
 
 
 def check_names(names: ColumnNames, usual: ColumnNames, found: set[str]) -> None:
@@ -207,13 +219,14 @@ def _labels(value: Tensor, place: str) -> Tensor:
 def _split(masks: Mapping[str, tuple[str, Tensor | None]], place: str, num_nodes: int) -> Tensor | None:
     if all(mask is None for _, mask in masks.values()):
         return None
-    split = torch.full((num_nodes,), len(SPLITS), dtype=torch.uint8)
-    for code, name in enumerate(SPLITS):
+    no_split = len(MASKED)
+    split = torch.full((num_nodes,), no_split, dtype=torch.uint8)
+    for code, name in enumerate(MASKED):
         key, mask = masks[name]
         if mask is None:
             continue
         chosen = _flat(mask, f"{place}, {key}", what="bool").to(torch.bool).cpu()
-        both = int((split[chosen] != len(SPLITS)).sum())
+        both = int((split[chosen] != no_split).sum())
         if both:
             raise BadInput(
                 f"{place}, {key}",

@@ -1,6 +1,5 @@
 """From checked columns to a store: interchange tables in a folder beside it, which ingest reads and which then go."""
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -19,6 +18,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from service.interop.graph_columns import EdgeColumns, NodeColumns
+from storage.claim import LOCK, lock_folder
+from storage.columns import SPLITS
 from storage.errors import BadInput
 from storage.ingest import IngestResources, IngestSettings, ingest
 from storage.place import Place
@@ -27,7 +28,7 @@ from storage.schema import Generation
 
 CHUNK_BYTES = 16 << 20
 CHUNK_EDGES = 1 << 20
-SPLIT_NAMES = pa.array(["train", "val", "test", "none"])
+SPLIT_NAMES = pa.array(SPLITS)
 
 
 def ingest_columns(
@@ -97,32 +98,25 @@ def _tables_folder(out: str) -> Iterator[Path]:
         digest = xxhash.xxh64_hexdigest(place.url.encode())
         folder = Path(tempfile.gettempdir()) / f"hopstream-{digest}.tables"
     else:
-        folder = Path(os.path.abspath(local) + ".tables")
-    if folder.exists() and not (folder / "lock").exists():
+        folder = Path(os.path.realpath(local) + ".tables")  # one store, however it is spelled
+    if folder.exists() and not (folder / LOCK).exists() and any(folder.iterdir()):
         raise BadInput(
             str(folder),
             "it exists and is no folder of ours",
             rule="tables are written there for the ingest",
             remedy="choose another place for the store, or move the folder away",
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+    descriptor = lock_folder(str(folder), place)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(
-                out,
-                "another process is ingesting into it",
-                rule="a store has one writer at a time",
-                remedy="wait for the other process or choose another place",
-            ) from None
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder)
+        yield folder
     finally:
-        os.close(descriptor)
+        try:
+            for path in folder.iterdir():
+                if path.name != LOCK:  # which tells that the folder is ours, so it goes last
+                    path.unlink()
+            shutil.rmtree(folder)
+        finally:
+            os.close(descriptor)
 
 
 def _write(path: str, chunks: Iterator[pa.Table], progress: Progress) -> None:
@@ -142,7 +136,7 @@ def _node_chunks(columns: NodeColumns) -> Iterator[pa.Table]:
     step = max(1, CHUNK_BYTES // row_bytes)
     for start in range(0, columns.num_nodes, step):
         rows = slice(start, min(start + step, columns.num_nodes))
-        table: dict[str, Any] = {"id": _ends(torch.arange(rows.start, rows.stop), columns)}
+        table: dict[str, Any] = {"id": _ids_of(torch.arange(rows.start, rows.stop), columns)}
         if columns.features is not None:
             table["features"] = _feature_array(columns.features[rows])
         if columns.label is not None:
@@ -161,7 +155,7 @@ def _edge_chunks(columns: EdgeColumns, source: NodeColumns, target: NodeColumns)
         for name, numbers, nodes in (("src", columns.source, source), ("dst", columns.target, target)):
             part = numbers[rows]
             _check_ends(part, f"relation {columns.relation}, {name}", nodes)
-            ends[name] = _ends(part, nodes)
+            ends[name] = _ids_of(part, nodes)
         table: dict[str, Any] = dict(ends)
         if columns.weight is not None:
             table["weight"] = _array(columns.weight[rows].to(torch.float32))
@@ -181,7 +175,7 @@ def _check_ends(numbers: Tensor, place: str, nodes: NodeColumns) -> None:
         )
 
 
-def _ends(numbers: Tensor, nodes: NodeColumns) -> NDArray[Any]:
+def _ids_of(numbers: Tensor, nodes: NodeColumns) -> NDArray[Any]:
     """The ids of nodes that the object knows by number."""
     return _array(numbers if nodes.ids is None else nodes.ids[numbers])
 

@@ -5,21 +5,14 @@ from typing import Any
 
 import torch
 
-from service.interop.graph_columns import ColumnNames, check_names, edge_columns, node_columns, tensor
+from service.interop.graph_columns import ColumnNames, are_converted, check_names, edge_columns, node_columns, tensor
 from service.interop.graph_tables import ingest_columns
 from service.interop.packages import missing_pyg
-from service.interop.stored_tensors import (
-    edge_tensors,
-    feature_tensor,
-    id_tensor,
-    label_tensor,
-    mask_tensors,
-    time_tensor,
-)
+from service.interop.stored_tensors import edge_tensors, node_tensors
 from storage.errors import BadInput
 from storage.ingest import IngestResources
 from storage.progress import Progress
-from storage.schema import Generation, Relation
+from storage.schema import DEFAULT_NODE_TYPE, DEFAULT_RELATION, Generation, Relation
 from storage.store import Store
 
 try:
@@ -38,8 +31,6 @@ PYG_NAMES = ColumnNames(
     weight="edge_weight",
 )
 """names that PyG's own datasets and samplers use"""
-NODE, RELATION = "node", Relation("node", "to", "node")
-"""what the one node type and the one relation of a Data are called in a store"""
 
 
 def pyg_data(store: Store, *, features: bool = True) -> HeteroData:
@@ -53,17 +44,8 @@ def pyg_data(store: Store, *, features: bool = True) -> HeteroData:
     for kind in store.node_types:
         part = data[kind.name]
         part.num_nodes = kind.num_nodes
-        if features and (rows := feature_tensor(store, kind.name)) is not None:
-            part[PYG_NAMES.features] = rows
-        if kind.has_label:
-            part[PYG_NAMES.label] = label_tensor(store, kind.name)
-        if kind.has_split:
-            for name, mask in mask_tensors(store, kind.name).items():
-                part[f"{name}_mask"] = mask
-        if kind.has_timestamp:
-            part[PYG_NAMES.node_time] = time_tensor(store, kind.name)
-        if (ids := id_tensor(store, kind.name)) is not None:
-            part["id"] = ids
+        for name, values in node_tensors(store, kind, PYG_NAMES, features=features).items():
+            part[name] = values
     for edges in edge_tensors(store):
         part = data[edges.edge_type]
         target = torch.repeat_interleave(torch.arange(edges.num_targets), edges.indptr.diff())
@@ -103,11 +85,11 @@ def ingest_pyg(
         node_stores = {name: data[name] for name in data.node_types}
         edge_stores = {Relation(*edge_type).checked(): data[edge_type] for edge_type in data.edge_types}
     elif isinstance(data, Data):
-        node_stores = {NODE: data}
-        edge_stores = {RELATION: data}
+        node_stores = {DEFAULT_NODE_TYPE: data}
+        edge_stores = {DEFAULT_RELATION: data}
     else:
         raise BadInput("data", type(data).__name__, rule="it is a Data or a HeteroData", remedy="build one of them")
-    converts = bool(settings.get("feature_dtype") or settings.get("quantize"))
+    converts = are_converted(settings)
     nodes, edges = [], []
     found: set[str] = set()
     for name, part in node_stores.items():

@@ -14,16 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.feature_values import scale_tensor
 from service.interop.packages import missing_pyg
-from service.interop.stored_tensors import (
-    SPLITS,
-    edge_tensors,
-    gathered,
-    label_tensor,
-    mask_tensors,
-    scale_tensor,
-    time_tensor,
-)
+from service.interop.pyg_data import PYG_NAMES
+from service.interop.stored_tensors import column_tensors, edge_tensors, gathered, tensor_names
 from storage.errors import BadInput
 from storage.features import StoredFeatures
 from storage.store import Store
@@ -34,7 +28,7 @@ try:
 except ImportError as error:
     raise missing_pyg(error) from error
 
-FEATURES, LABEL, TIME, NODE_ID = "x", "y", "time", "n_id"
+NODE_ID = "n_id"
 
 
 class HopstreamFeatureStore(FeatureStore):  # type: ignore[misc]  # PyG ships no types
@@ -42,50 +36,45 @@ class HopstreamFeatureStore(FeatureStore):  # type: ignore[misc]  # PyG ships no
 
     A type with none of them has `n_id`, its dense ids, so that PyG knows the type. Features are gathered from the
     store when asked for; the other columns are read once and kept (8 bytes a node, 1 for a mask). May be used from
-    the worker processes of a loader: each opens its own files. `close` gives the files back.
+    the worker processes of a loader, forked or spawned: each opens its own files, of the very store that is open
+    here. `close` gives the files back.
     """
 
     def __init__(self, store: Store) -> None:
         super().__init__()
-        self.__dict__["_store"] = store
-        self._forget()
+        self._store = store
+        self._features: dict[str, StoredFeatures] = {}
+        self._columns: dict[tuple[str, str], Tensor] = {}
+        self._scales = {kind.name: scale_tensor(kind.feature_scale) for kind in store.node_types}
+        self._process = os.getpid()
 
-    def _forget(self) -> None:
-        self.__dict__["_columns"] = {}
-        self.__dict__["_features"] = {}
-        self.__dict__["_process"] = os.getpid()
-
-    def __getstate__(self) -> tuple[str, int]:
-        """Where the store is: open files do not travel to another process."""
-        return self._store.place.url, self._store.generation.generation
-
-    def __setstate__(self, state: tuple[str, int]) -> None:
-        """Open the store again."""
-        url, generation = state
-        self.__init__(Store.open(url, generation=generation))  # type: ignore[misc]  # a new object in all but name
+    def __getstate__(self) -> dict[str, Any]:
+        """All but open files and what is quickly read again."""
+        return {**self.__dict__, "_features": {}, "_columns": {}}
 
     def close(self) -> None:
         """Close the files; they open again when needed."""
         for features in self._features.values():
             features.close()
-        self._forget()
+        self._features = {}
+        self._columns = {}
 
     def _reader(self, node_type: str) -> StoredFeatures:
         if self._process != os.getpid():
             # a forked worker: the parent's reading threads are not here
-            self.__dict__["_features"] = {}
-            self.__dict__["_process"] = os.getpid()
+            self._features = {}
+            self._process = os.getpid()
         if node_type not in self._features:
-            self._features[node_type] = self._store.features(node_type)
-        found: StoredFeatures = self._features[node_type]
-        return found
+            features = self._store.features(node_type)
+            assert features is not None, "its name was checked"
+            self._features[node_type] = features
+        return self._features[node_type]
 
     def _names(self, node_type: str) -> list[str]:
         kind = self._store.node_type(node_type)
-        names = [FEATURES] if kind.feature_dim is not None else []
-        names += [LABEL] if kind.has_label else []
-        names += [f"{split}_mask" for split in SPLITS] if kind.has_split else []
-        names += [TIME] if kind.has_timestamp else []
+        names = [PYG_NAMES.features] if kind.feature_dim is not None else []
+        for made in tensor_names(kind, PYG_NAMES).values():
+            names += made
         return names or [NODE_ID]
 
     def get_all_tensor_attrs(self) -> list[TensorAttr]:
@@ -104,28 +93,23 @@ class HopstreamFeatureStore(FeatureStore):  # type: ignore[misc]  # PyG ships no
         rows = _rows(attr.index, self._store.num_nodes(attr.group_name))
         if attr.attr_name == NODE_ID:
             return torch.from_numpy(rows)
-        if attr.attr_name == FEATURES:
-            scale = scale_tensor(self._store, attr.group_name)
-            return gathered(self._reader(attr.group_name), rows, scale=scale)
+        if attr.attr_name == PYG_NAMES.features:
+            return gathered(self._reader(attr.group_name), rows, scale=self._scales[attr.group_name])
         return self._column(attr.group_name, attr.attr_name)[torch.from_numpy(rows)]
 
     def _column(self, node_type: str, name: str) -> Tensor:
         key = (node_type, name)
         if key not in self._columns:
-            if name == LABEL:
-                self._columns[key] = label_tensor(self._store, node_type)
-            elif name == TIME:
-                self._columns[key] = time_tensor(self._store, node_type)
-            else:
-                for split, mask in mask_tensors(self._store, node_type).items():
-                    self._columns[node_type, f"{split}_mask"] = mask
-        found: Tensor = self._columns[key]
-        return found
+            made = tensor_names(self._store.node_type(node_type), PYG_NAMES)
+            (column,) = (column for column, names in made.items() if name in names)
+            for each, tensor in column_tensors(self._store, node_type, column, PYG_NAMES).items():
+                self._columns[node_type, each] = tensor
+        return self._columns[key]
 
     def _get_tensor_size(self, attr: TensorAttr) -> tuple[int, ...]:
         self._check(attr)
         kind = self._store.node_type(attr.group_name)
-        if attr.attr_name == FEATURES:
+        if attr.attr_name == PYG_NAMES.features:
             assert kind.feature_dim is not None
             return kind.num_nodes, kind.feature_dim
         return (kind.num_nodes,)

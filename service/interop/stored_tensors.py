@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.feature_values import scale_tensor, scaled
+from service.interop.graph_columns import ColumnNames
 from storage.features import Features
 from storage.graph import RelationCSC
-from storage.store import Store
+from storage.schema import NodeType
+from storage.store import Column, Store
 
-SPLITS = ("train", "val", "test")
 GATHER_ROWS = 1 << 16
 
 
@@ -25,7 +27,6 @@ class EdgeTensors:
     """The edges of one relation: node v's in-neighbours are `indices[indptr[v]:indptr[v + 1]]`."""
 
     edge_type: tuple[str, str, str]
-    num_sources: int
     num_targets: int
     indptr: Tensor
     """int64 [num_targets + 1]"""
@@ -47,7 +48,6 @@ def edge_tensors(store: Store) -> Iterator[EdgeTensors]:
 def _edges(store: Store, csc: RelationCSC) -> EdgeTensors:
     return EdgeTensors(
         edge_type=(csc.relation.source, csc.relation.name, csc.relation.target),
-        num_sources=store.num_nodes(csc.relation.source),
         num_targets=store.num_nodes(csc.relation.target),
         indptr=torch.from_numpy(csc.indptr.astype(np.int64, copy=False)),
         indices=torch.from_numpy(csc.indices.astype(np.int64, copy=False)),
@@ -56,21 +56,51 @@ def _edges(store: Store, csc: RelationCSC) -> EdgeTensors:
     )
 
 
+def node_tensors(store: Store, kind: NodeType, names: ColumnNames, *, features: bool) -> dict[str, Tensor]:
+    """All that a node type has, under `names`, and `id`, the user's ids where they are integers.
+
+    Args:
+        features: whether features are among it.
+    """
+    found = dict[str, Tensor]()
+    if features and (rows := feature_tensor(store, kind.name)) is not None:
+        found[names.features] = rows
+    for column in tensor_names(kind, names):
+        found |= column_tensors(store, kind.name, column, names)
+    if kind.id_type == "int64":
+        found["id"] = _integers(store, kind.name, "id")
+    return found
+
+
+def tensor_names(kind: NodeType, names: ColumnNames) -> dict[Column, list[str]]:
+    """Which tensors each stored column of a type makes, features apart: a split makes a mask for each part."""
+    made: dict[Column, list[str]] = {
+        "label": [names.label],
+        "split": list(names.masks.values()),
+        "timestamp": [names.node_time],
+    }
+    return {column: tensors for column, tensors in made.items() if kind.columns[column]}
+
+
+def column_tensors(store: Store, node_type: str, column: Column, names: ColumnNames) -> dict[str, Tensor]:
+    """The tensors that a column makes, by name: labels and times int64 [N], -1 an unknown label; masks bool [N]."""
+    if column == "split":
+        return _masks(store, node_type, names)
+    (name,) = tensor_names(store.node_type(node_type), names)[column]
+    return {name: _integers(store, node_type, column)}
+
+
 def feature_tensor(store: Store, node_type: str) -> Tensor | None:
     """All features of a type [N, D]; None when it has none."""
     features = store.features(node_type)
     if features is None:
         return None
     try:
-        return gathered(features, np.arange(features.num_rows), scale=scale_tensor(store, node_type))
+        return gathered(
+            features, np.arange(features.num_rows), scale=scale_tensor(store.node_type(node_type).feature_scale)
+        )
     finally:
         features.close()
-
-
-def scale_tensor(store: Store, node_type: str) -> Tensor | None:
-    """What a step of each column of quantised features is worth, float32 [D]; None for others."""
-    scale = store.node_type(node_type).feature_scale
-    return None if scale is None else torch.tensor(scale, dtype=torch.float32)
 
 
 def gathered(features: Features, rows: NDArray[np.int64], *, scale: Tensor | None) -> Tensor:
@@ -78,36 +108,19 @@ def gathered(features: Features, rows: NDArray[np.int64], *, scale: Tensor | Non
     out: NDArray[Any] = np.empty((rows.shape[0], features.dim), dtype=features.dtype)
     for start in range(0, rows.shape[0], GATHER_ROWS):
         features.gather(rows[start : start + GATHER_ROWS], out[start : start + GATHER_ROWS])
-    found = torch.from_numpy(out)
-    return found if scale is None else found * scale
+    return scaled(torch.from_numpy(out), scale)
 
 
-def label_tensor(store: Store, node_type: str) -> Tensor:
-    """Labels int64 [N], -1 unknown."""
-    return _integers(store, node_type, "label")
-
-
-def time_tensor(store: Store, node_type: str) -> Tensor:
-    """Times int64 [N]."""
-    return _integers(store, node_type, "timestamp")
-
-
-def id_tensor(store: Store, node_type: str) -> Tensor | None:
-    """The user's ids int64 [N]; None where they are strings."""
-    return _integers(store, node_type, "id") if store.node_type(node_type).id_type == "int64" else None
-
-
-def mask_tensors(store: Store, node_type: str) -> dict[str, Tensor]:
-    """Which nodes are in each of train, val and test: bool [N] each."""
+def _masks(store: Store, node_type: str, names: ColumnNames) -> dict[str, Tensor]:
     split = store.node_column(node_type, "split").dictionary_encode().combine_chunks()
-    names = split.dictionary.to_pylist()
+    stored = split.dictionary.to_pylist()
     codes = split.indices.to_numpy()
     return {
-        name: torch.from_numpy(codes == names.index(name) if name in names else np.zeros(len(codes), dtype=np.bool_))
-        for name in SPLITS
+        name: torch.from_numpy(codes == stored.index(part) if part in stored else np.zeros(len(codes), dtype=np.bool_))
+        for part, name in names.masks.items()
     }
 
 
-def _integers(store: Store, node_type: str, column: Any) -> Tensor:
+def _integers(store: Store, node_type: str, column: Column) -> Tensor:
     # torch wants memory that it may write to
     return torch.from_numpy(np.array(store.node_column(node_type, column).to_numpy(), dtype=np.int64))

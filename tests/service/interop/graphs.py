@@ -15,9 +15,9 @@ COUNTS = {"paper": 400, "author": 150}
 CITES, WRITES, WRITTEN = "paper:cites:paper", "author:writes:paper", "paper:written_by:author"
 
 
-def write_store(folder: Path) -> Store:
+def write_store(folder: Path, *, seed: int = 11, in_place: bool = False) -> Store:
     """Papers have features, labels and splits; authors times only; citations weights and times."""
-    rng = np.random.default_rng(11)
+    rng = np.random.default_rng(seed)
     features = rng.standard_normal((COUNTS["paper"], 9)).astype(np.float16)
     papers = {
         "id": rng.permutation(COUNTS["paper"]) * 7 - 50,
@@ -45,7 +45,9 @@ def write_store(folder: Path) -> Store:
     for name, ends in {CITES: cites, WRITES: writes, WRITTEN: written}.items():
         edges[name] = str(folder / f"{name.replace(':', '-')}.parquet")
         pq.write_table(pa.table(ends), edges[name])
-    ingest(IngestSettings(nodes=nodes, edges=edges), out=str(folder / "store"))
+    features_are = "in-place" if in_place else "copy"
+    settings = IngestSettings.model_validate({"nodes": nodes, "edges": edges, "features": features_are})
+    ingest(settings, out=str(folder / "store"))
     return Store.open(str(folder / "store"))
 
 

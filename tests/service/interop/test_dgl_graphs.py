@@ -1,5 +1,6 @@
 """Stores and DGL graphs turn into each other without loss; what a store cannot hold is refused by name."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,8 +14,10 @@ import torch
 from service.interop.dgl_graphs import DGL_NAMES, dgl_graph, ingest_dgl
 from service.interop.graph_columns import ColumnNames
 from service.interop.packages import load_dgl
+from storage.claim import lock_folder
 from storage.errors import BadInput
 from storage.ingest import IngestSettings
+from storage.place import Place
 from storage.schema import Relation
 from storage.store import Store
 from tests.data import ROOT
@@ -158,6 +161,26 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no folder of ours"):
         ingest_dgl(homogeneous(), out=str(tmp_path / "s"))
     assert (tmp_path / "s.tables" / "mine").read_text() == "mine"
+
+
+def test_an_empty_folder_that_a_killed_ingest_left_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "s.tables").mkdir()
+    ingest_dgl(homogeneous(), out=str(tmp_path / "s"))
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_store_has_one_writer_of_tables_however_its_place_is_spelled(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "s")
+    lock = lock_folder(str(tmp_path / "s.tables"), Place(str(tmp_path / "s")))
+    for spelling in ("s", "link"):
+        with pytest.raises(BadInput, match="another ingest is writing there"):
+            ingest_dgl(homogeneous(), out=str(tmp_path / spelling))
+    assert list((tmp_path / "s").iterdir()) == []
+    os.close(lock)
+    ingest_dgl(homogeneous(), out=str(tmp_path / "link"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "s"]
+    assert Store.open(str(tmp_path / "s")).num_nodes("node") == 3
 
 
 def test_a_store_may_be_written_elsewhere() -> None:

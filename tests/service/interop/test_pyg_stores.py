@@ -1,14 +1,18 @@
 """A store behind PyG's remote interfaces: the tensor and edge contracts, and PyG's own loader over them."""
 
 import pickle
+import shutil
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from storage.errors import BadInput
+from storage.block_cache import BlockCache
+from storage.errors import BadInput, DamagedStore
 from storage.store import Store
 from tests.service.interop.graphs import all_features, write_store
 
@@ -186,6 +190,40 @@ def test_pygs_sampler_draws_from_the_store(store: Store) -> None:
         assert torch.equal(batch["paper"].x, plain[batch["paper"].n_id])
         seeds += batch["paper"].batch_size
     assert seeds == 400
+
+
+def read_here(features: HopstreamFeatureStore, graph: HopstreamGraphStore, rows: torch.Tensor) -> list[torch.Tensor]:
+    """Runs in another process: rows of features, labels, and the citations."""
+    try:
+        found = [features.get_tensor("paper", "x", rows), features.get_tensor("paper", "y", rows)]
+        return [*found, *graph.get_edge_index(EdgeAttr(CITES, "csc"))]
+    finally:
+        features.close()
+
+
+def test_both_stores_travel_to_a_spawned_process_with_their_block_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other caches"))
+    write_store(tmp_path, in_place=True)
+    cache = BlockCache(str(tmp_path / "cache"), limit_bytes=1 << 20)
+    store = Store.open(str(tmp_path / "store"), block_cache=cache)
+    features, graph, rows = HopstreamFeatureStore(store), HopstreamGraphStore(store), torch.tensor([1, 2, 300])
+    here = read_here(features, graph, rows)
+    shutil.rmtree(tmp_path / "cache")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        there = process.submit(read_here, features, graph, rows).result()
+    assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+    assert list((tmp_path / "cache").rglob("blocks/*/*"))
+    assert not (tmp_path / "other caches").exists()
+
+
+def test_a_feature_store_that_travelled_notices_a_replaced_store(tmp_path: Path) -> None:
+    sent = pickle.dumps(HopstreamFeatureStore(write_store(tmp_path)))
+    shutil.rmtree(tmp_path / "store")
+    write_store(tmp_path, seed=12)
+    with pytest.raises(DamagedStore):
+        pickle.loads(sent).get_tensor("paper", "x", None)
 
 
 def test_a_feature_store_travels_to_another_process(store: Store, tmp_path: Path) -> None:
