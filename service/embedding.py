@@ -7,7 +7,7 @@ The store may be another than the one trained on, as long as its node types and 
 """
 
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,8 +32,9 @@ from service.feature_values import FeatureValues
 from service.layerwise import LayerReport, run_layers
 from service.lease import Lease
 from service.schema import GraphSchema
+from service.tiers import open_features
 from storage.errors import BadInput
-from storage.features import StoredFeatures, TierCounters
+from storage.features import TierCounters
 from storage.place import Place
 from storage.progress import Progress
 from storage.store import Store
@@ -201,15 +202,6 @@ def embed(
         disk=sum((layer.disk for layer in layers), TierCounters()),
         layers=tuple(layers),
     )
-
-
-def open_features(store: Store, opened: ExitStack) -> list[StoredFeatures | None]:
-    """A reader for each node type's features, closed by `opened`; None where a type has none."""
-    tables = [store.features(kind.name) for kind in store.node_types]
-    for table in tables:
-        if table is not None:
-            opened.enter_context(closing(table))
-    return tables
 
 
 def check_schema(schema: GraphSchema, store: Store) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.baselines import NONE, Machinery, random_rows, raw_rows, sgc_rows
-from service.embedding import EmbeddingConfig, check_schema, open_features
+from service.embedding import EmbeddingConfig, check_schema
 from service.embedding_files import MANIFEST, EmbeddingManifest, read_manifest, read_parts
 from service.encoders.base import Encoder
 from service.evaluation_report import EvaluationReport, RowsName, RowsReport, TypeReport, absent, summarise
@@ -24,6 +24,7 @@ from service.labelled_rows import LabelledType, labelled_types, read_labelled
 from service.lease import Lease
 from service.probe import Split, SplitSizes, probe_splits
 from service.schema import GraphSchema
+from service.tiers import open_features
 from storage.errors import BadInput
 from storage.place import Place
 from storage.progress import Progress

@@ -27,11 +27,12 @@ from torch import Tensor
 
 from sampling.assemble import assemble
 from sampling.batch import MiniBatch
-from sampling.host_tier import HostTier, share_cache_bytes
+from sampling.host_tier import HostTier
 from sampling.loader import fetch_features
 from sampling.neighbors import ALL_NEIGHBORS, NeighborSampler
 from service.chunks import Chunk, ChunkLimits, plan_chunks
 from service.spill import Spill, layer_folder
+from service.tiers import host_tiers
 from storage.features import StoredFeatures, TierCounters
 from storage.graph import Topology
 from storage.place import Place
@@ -135,7 +136,7 @@ def run_layers(
                         limits=ChunkLimits(limits.rows, NO_LIMIT) if number == INPUT else limits,
                         rows=wanted,
                     ),
-                    tiers=share_out(tables, cache_bytes=cache_bytes),
+                    tiers=host_tiers(tables, cache_bytes=cache_bytes),
                     values=values,
                     device=device,
                     progress=progress,
@@ -252,15 +253,6 @@ def join_types(batch: MiniBatch) -> Tensor:
     for kind, table in present:
         joined[batch.node_type == kind] = table
     return joined
-
-
-def share_out(tables: Sequence[StoredFeatures | None], *, cache_bytes: int) -> list[HostTier | None]:
-    """A host tier over each table; one budget shared by table size."""
-    shares = share_cache_bytes(tables, cache_bytes=cache_bytes)
-    return [
-        None if table is None else HostTier(table, cache_bytes=share)
-        for table, share in zip(tables, shares, strict=True)
-    ]
 
 
 def read_so_far(tables: Sequence[StoredFeatures | None]) -> TierCounters:

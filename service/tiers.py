@@ -1,13 +1,20 @@
-"""Where feature rows are kept between the store and the encoder: the run file's section, and the disk tier it names.
+"""Where feature rows are kept between the store and the encoder: the run file's section, and the tiers it asks for.
 
 Host memory is `sampling.host_tier`; the tier below it is the block cache on the local disk (`storage.block_cache`),
-which serves stores that are elsewhere and features that stay in Parquet.
+which serves stores that are elsewhere and features that stay in Parquet; below that is the store.
 """
+
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
+from sampling.host_tier import HostTier, share_cache_bytes
 from storage.block_cache import BlockCache
+from storage.features import Features, StoredFeatures
 from storage.local_cache import open_block_cache
+from storage.progress import NoProgress, Progress
+from storage.store import Store
 
 
 class TiersSection(BaseModel):
@@ -34,3 +41,25 @@ def block_cache_of(tiers: TiersSection) -> BlockCache | None:
     """The block cache that a run file asks for; None when it asks for none. Nothing is written before it is used."""
     limit = tiers.disk_cache_bytes
     return open_block_cache(folder=tiers.disk_cache_folder, limit_bytes=None if limit is None else int(limit))
+
+
+def open_features(store: Store, opened: ExitStack) -> list[StoredFeatures | None]:
+    """A reader for each node type's features, closed by `opened`; None where a type has none."""
+    tables = [store.features(kind.name) for kind in store.node_types]
+    for table in tables:
+        if table is not None:
+            opened.enter_context(closing(table))
+    return tables
+
+
+def host_tiers(
+    tables: Sequence[Features | None], *, cache_bytes: int, progress: Progress | None = None
+) -> list[HostTier | None]:
+    """A host tier over each node type's feature table, sharing one budget by table size; filled one by one."""
+    progress = progress or NoProgress()
+    progress.stage("fill host cache", total=len(tables), unit="tables")
+    tiers = []
+    for table, share in zip(tables, share_cache_bytes(tables, cache_bytes=cache_bytes), strict=True):
+        tiers.append(None if table is None else HostTier(table, cache_bytes=share))
+        progress.advance(1)
+    return tiers

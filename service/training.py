@@ -13,14 +13,13 @@ ranks changes nothing. Nothing random is kept between steps: the state of a run 
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import torch
 from torch import nn
 
 from sampling.batch import MiniBatch
-from sampling.host_tier import HostTier, share_cache_bytes
 from sampling.keys import step_key, subkey
 from sampling.loader import Loader
 from service.checkpoint import (
@@ -31,7 +30,6 @@ from service.checkpoint import (
     save_checkpoint,
 )
 from service.coordinator import Coordinator, StepReport, TrainingSummary
-from service.embedding import open_features
 from service.errors import TrainingFailed
 from service.group import Group
 from service.learning_rate import learning_rate
@@ -41,7 +39,7 @@ from service.objectives import LossSum
 from service.preparation import pick_device, prepare
 from service.run_file import RunFile
 from service.run_folder import run_place
-from storage.features import Features
+from service.tiers import host_tiers, open_features
 from storage.progress import Progress
 
 NOISE_TAG = 0x401_5E
@@ -202,13 +200,3 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Chec
     """Put a checkpoint's tensors into model and optimiser."""
     model.load_state_dict(checkpoint.model)
     restore_optimizer(model, optimizer, checkpoint.optimizer)
-
-
-def host_tiers(tables: Sequence[Features | None], *, cache_bytes: int, progress: Progress) -> list[HostTier | None]:
-    """A host tier over each node type's feature table, sharing one budget by table size; filled one by one."""
-    progress.stage("fill host cache", total=len(tables), unit="tables")
-    tiers = []
-    for table, share in zip(tables, share_cache_bytes(tables, cache_bytes=cache_bytes), strict=True):
-        tiers.append(None if table is None else HostTier(table, cache_bytes=share))
-        progress.advance(1)
-    return tiers

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from service.baselines import NONE, Machinery, random_rows, raw_rows, sgc_rows
 from service.chunks import ChunkLimits
-from service.embedding import open_features
 from service.encoders.base import EncoderConfig
 from service.encoders.nodes import Nodes
 from service.encoders.registry import make_encoder
 from service.feature_values import FeatureValues
 from service.schema import GraphSchema
+from service.tiers import open_features
 from storage.place import Place
 from storage.progress import NoProgress
 from storage.store import Store

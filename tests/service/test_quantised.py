@@ -18,7 +18,6 @@ from sampling.batch import MiniBatch
 from service.baselines import NONE, Machinery, raw_rows, sgc_rows
 from service.chunks import ChunkLimits
 from service.cli import app
-from service.embedding import open_features
 from service.encoders import EncoderConfig, make_encoder
 from service.feature_values import FeatureValues
 from service.group import Group
@@ -27,6 +26,7 @@ from service.noise import Noise
 from service.objectives import make_objective
 from service.objectives.graphmae import GraphMaeConfig
 from service.schema import GraphSchema
+from service.tiers import open_features
 from storage.ingest import IngestSettings, ingest
 from storage.place import Place
 from storage.progress import NoProgress
