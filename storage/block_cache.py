@@ -3,20 +3,21 @@
     <folder>/blocks/<key>/<number>     one block (`block_files`); 8 MiB unless the limit is small
     <folder>/locks, reserved, usage    how processes agree (`cache_space`)
 
-A block is fetched once, whoever asks, written under a temporary name and renamed. It is checked when a process
-first opens it; one that is damaged is fetched again. What was used longest ago is removed when the limit is
-reached; a reader that has it open keeps reading. A cache that cannot hold a block says `CacheFull`, upon which
-readers of remote files read directly.
+A block is fetched once, whoever asks, written under a temporary name and renamed. A process checks it when it
+first opens one that it has not written itself; one that is damaged is fetched again. What was used longest ago is
+removed when the limit is reached; a reader that has it open (`open_blocks`) keeps reading. A cache that cannot hold
+a block says `CacheFull`, upon which readers of remote files read directly.
 """
 
 import errno
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +30,10 @@ from storage.block_files import (
     open_block,
     write_block,
 )
-from storage.cache_space import BLOCKS, CacheSpace, holding, writing
+from storage.cache_space import BLOCKS, CacheSpace, holding, refusals_explained
 from storage.cached_file import CachedFile
 from storage.errors import BadInput
+from storage.open_blocks import MOST_IDLE, HeldBlock, OpenBlocks
 from storage.pages import PAGE_BYTES
 
 BLOCK_BYTES = 8 << 20
@@ -40,10 +42,6 @@ JOINED_BYTES = 16 << 20
 LEAST_LIMIT_BYTES = 1 << 16
 BLOCKS_IN_LIMIT = 8
 """a cache is cut into at least this many blocks"""
-MOST_IDLE = 64
-"""blocks kept open while nobody reads them"""
-TOUCH_SECONDS = 60.0
-"""the time of last use is kept to this precision"""
 _ATTEMPTS = 4
 """a block may be evicted between being written and being opened"""
 
@@ -68,19 +66,13 @@ class BlockCacheCounters:
     """requests that found no room"""
 
 
-@dataclass
-class _Entry:
-    block: OpenBlock
-    users: int
-    touched: float
-
-
 class BlockCache:
     """Blocks under `folder`, at most `limit_bytes` of them; safe from several threads and processes.
 
     Args:
         folder: made when the first block is written; caches of the same folder share blocks.
-        limit_bytes: most bytes on the disk. Up to 64 blocks more stay allocated while evicted and open.
+        limit_bytes: most bytes on the disk. Blocks that a process has open (up to 256, and half the limit, beside
+            those being read) stay allocated when they are evicted.
         block_bytes: size of a block in whole pages; 8 MiB, or an eighth of the limit if that is less.
 
     Raises BadInput for a limit below 64 KiB. Memory: 8 KiB a block open and 16 MiB a fetch.
@@ -100,11 +92,14 @@ class BlockCache:
         self.block_bytes = min(BLOCK_BYTES, most) if block_bytes is None else block_bytes
         assert self.block_bytes % PAGE_BYTES == 0
         self._space = CacheSpace(self.folder, limit_bytes=limit_bytes)
-        self._most_idle = min(MOST_IDLE, max(1, limit_bytes // self.block_bytes // 2))
+        self._open = OpenBlocks(most_idle=min(MOST_IDLE, max(1, limit_bytes // self.block_bytes // 2)))
         self._lock = Lock()
-        self._open: OrderedDict[BlockName, _Entry] = OrderedDict()
-        self._checked: dict[BlockName, int] = {}
         self._counters = BlockCacheCounters()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A cache of the same folder, limit and size of blocks, which opens its blocks itself."""
+        again = partial(type(self), limit_bytes=self.limit_bytes, block_bytes=self.block_bytes)
+        return again, (self.folder,)
 
     @property
     def counters(self) -> BlockCacheCounters:
@@ -125,21 +120,17 @@ class BlockCache:
             CacheFull: there is no room for it. Also whatever reading the file raises.
         """
         name = self._name(file, number)
-        with self._lock:
-            self._counters.requests += 1
-            entry = self._open.get(name)
-            if entry is not None:
-                entry.users += 1
-                self._counters.hits += 1
+        held = self._open.take(name)
+        self._count(requests=1, hits=int(held is not None))
         try:
-            entry = entry or self._enter(file, number, last=number if last is None else last)
+            held = held or self._enter(file, number, last=number if last is None else last)
         except CacheFull:
             self._count(uncached=1)
             raise
         try:
-            yield entry.block
+            yield held.block
         finally:
-            self._leave(name, entry)
+            self._open.let_go(name, held)
 
     def copy(self, file: CachedFile, data: NDArray[np.uint8], *, start: int) -> NDArray[np.uint32]:
         """Fill `data` with the bytes of `file` from `start` (a page's) on; returns the sums of their pages.
@@ -165,20 +156,13 @@ class BlockCache:
         """Forget blocks whose pages turned out damaged: the next request fetches them again."""
         for number in numbers:
             name = self._name(file, number)
-            with self._lock:
-                self._counters.refetched += 1
-                self._checked.pop(name, None)
-                entry = self._open.pop(name, None)
-                if entry is not None and entry.users == 0:
-                    entry.block.close()
+            self._count(refetched=1)
+            self._open.drop(name)
             _unlink(self._path(name))
 
     def close(self) -> None:
         """Close all blocks; none may be in use."""
-        with self._lock:
-            for entry in self._open.values():
-                entry.block.close()
-            self._open.clear()
+        self._open.close()
 
     def _name(self, file: CachedFile, number: int) -> BlockName:
         return BlockName(key=f"{file.key}-{self.block_bytes}", number=number)
@@ -191,64 +175,34 @@ class BlockCache:
             for field, amount in more.items():
                 setattr(self._counters, field, getattr(self._counters, field) + amount)
 
-    def _enter(self, file: CachedFile, number: int, *, last: int) -> _Entry:
+    def _enter(self, file: CachedFile, number: int, *, last: int) -> HeldBlock:
         """Open a block, fetching it first where needed, and put it among the open ones with one user."""
         began = time.perf_counter()
         name = self._name(file, number)
         block = self._open_stored(file, number)
         if block is not None:
             self._count(hits=1)
-            return self._put(name, block)
+            return self._open.put(name, block)
         for _ in range(_ATTEMPTS):
             block = self._fetch(file, number, last)
             if block is not None:
                 self._count(seconds=time.perf_counter() - began)
-                return self._put(name, block)
+                return self._open.put(name, block)
         raise CacheFull(f"{self.folder}: blocks are evicted as fast as they are fetched")
 
     def _open_stored(self, file: CachedFile, number: int) -> OpenBlock | None:
         name = self._name(file, number)
-        path = self._path(name)
+        path, size = self._path(name), file.size(number, block_bytes=self.block_bytes)
         try:
-            block = open_block(
-                path, name, file.size(number, block_bytes=self.block_bytes), known_inode=self._checked.get(name)
-            )
+            block = open_block(path, name, size, known_inode=self._open.inode(name))
         except (FileNotFoundError, NotADirectoryError):
+            self._open.forget([name])
             return None
         if block is None:
             self._count(refetched=1)
+            self._open.forget([name])
             _unlink(path)
         return block
-
-    def _put(self, name: BlockName, block: OpenBlock) -> _Entry:
-        with self._lock:
-            self._checked[name] = block.inode
-            entry = self._open.get(name)
-            if entry is not None:  # another thread was faster
-                block.close()
-                entry.users += 1
-                return entry
-            self._open[name] = entry = _Entry(block, users=1, touched=-TOUCH_SECONDS)
-            return entry
-
-    def _leave(self, name: BlockName, entry: _Entry) -> None:
-        now = time.monotonic()
-        with self._lock:
-            if entry.touched + TOUCH_SECONDS <= now:
-                entry.touched = now
-                os.utime(entry.block.descriptor)
-                if os.fstat(entry.block.descriptor).st_nlink == 0 and self._open.get(name) is entry:
-                    del self._open[name]  # evicted: let the disk have its space back
-            entry.users -= 1
-            if self._open.get(name) is not entry:
-                if entry.users == 0:
-                    entry.block.close()
-                return
-            self._open.move_to_end(name)
-            if len(self._open) > self._most_idle:
-                idle = [name for name, other in self._open.items() if other.users == 0]
-                for extra in idle[: max(0, len(idle) - self._most_idle)]:
-                    self._open.pop(extra).block.close()
 
     def _fetch(self, file: CachedFile, number: int, last: int) -> OpenBlock | None:
         """Make blocks [number, last] that are missing, as far as one request goes, or all of a whole file.
@@ -260,7 +214,7 @@ class BlockCache:
         if file.whole:
             wanted = range(-(-file.num_bytes // self.block_bytes))
         names = [file.key] if file.whole else [f"{file.key}/{n}" for n in wanted]
-        with writing(self.folder), holding(self.folder, names):
+        with refusals_explained(self.folder), holding(self.folder, names):
             # another may have been faster
             return self._open_stored(file, number) or self._write_missing(file, wanted, number)
 
@@ -268,19 +222,22 @@ class BlockCache:
         missing = [n for n in wanted if n == number or not os.path.exists(self._path(self._name(file, n)))]
         if not file.whole:  # those that follow without a hole
             missing = [n for place, n in enumerate(missing) if n == wanted[0] + place]
+        last = wanted[-1] if file.whole else missing[-1]
         sizes = {n: file.size(n, block_bytes=self.block_bytes) for n in missing}
         opened: OpenBlock | None = None
         try:
             with self._space.reserve(sum(map(block_file_bytes, sizes.values()))) as reservation:
-                self._count(evicted=reservation.evicted)
-                blocks = file.blocks(wanted[0], missing[-1], block_bytes=self.block_bytes)
-                for n, data in enumerate(blocks, wanted[0]):
-                    if n in sizes:
-                        name = self._name(file, n)
-                        write_block(self._path(name), name, data)
-                        reservation.spend(block_file_bytes(sizes[n]))
-                    if n == number:
-                        opened = self._open_stored(file, n)
+                self._count(evicted=len(reservation.evicted))
+                self._open.forget(reservation.evicted)
+                # closed at once, also where a block cannot be written: reading may hold what others wait for
+                with closing(file.blocks(wanted[0], last, block_bytes=self.block_bytes)) as blocks:
+                    for n, data in enumerate(blocks, wanted[0]):
+                        if n in sizes:
+                            name = self._name(file, n)
+                            self._open.wrote(name, inode=write_block(self._path(name), name, data))
+                            reservation.spend(block_file_bytes(sizes[n]))
+                        if n == number:
+                            opened = self._open_stored(file, n)
         except BaseException:
             if opened is not None:
                 opened.close()

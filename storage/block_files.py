@@ -59,8 +59,8 @@ def block_file_bytes(num_bytes: int) -> int:
     return num_bytes + -(-num_bytes // PAGE_BYTES) * _SUMS_DTYPE.itemsize + _SEAL_BYTES
 
 
-def write_block(path: str, name: BlockName, data: NDArray[np.uint8]) -> None:
-    """Write a block under a temporary name, locked while it grows, and rename it into place.
+def write_block(path: str, name: BlockName, data: NDArray[np.uint8]) -> int:
+    """Write a block under a temporary name, locked while it grows, and rename it into place; returns its inode.
 
     Not flushed to the disk: what a power cut leaves half-written is found out by its seal and fetched again.
 
@@ -77,6 +77,7 @@ def write_block(path: str, name: BlockName, data: NDArray[np.uint8]) -> None:
                 while left.nbytes:
                     left = left[file.write(left) :]
             os.replace(partial, path)
+            return os.fstat(file.fileno()).st_ino
         except BaseException as error:
             os.unlink(partial)
             if isinstance(error, OSError) and error.errno in NO_ROOM:
@@ -85,7 +86,7 @@ def write_block(path: str, name: BlockName, data: NDArray[np.uint8]) -> None:
 
 
 def open_block(path: str, name: BlockName, num_bytes: int, *, known_inode: int | None) -> OpenBlock | None:
-    """Open and check a block; one whose inode this process has checked before is only opened.
+    """Open and check a block; one whose inode this process has checked before, or written, is only opened.
 
     Raises FileNotFoundError when there is none; returns None when it is damaged.
     """

@@ -19,7 +19,7 @@ from typing import BinaryIO, NamedTuple
 
 import xxhash
 
-from storage.block_files import NO_ROOM, PARTIAL, CacheFull, open_held, remove_abandoned
+from storage.block_files import NO_ROOM, PARTIAL, BlockName, CacheFull, open_held, remove_abandoned
 from storage.errors import BadInput
 
 BLOCKS = "blocks"
@@ -36,11 +36,17 @@ class _Block(NamedTuple):
     path: str
     num_bytes: int
 
+    @property
+    def name(self) -> BlockName:
+        """As its path says."""
+        folder, number = os.path.split(self.path)
+        return BlockName(key=os.path.basename(folder), number=int(number) if number.isdecimal() else -1)
+
 
 class Reservation:
     """Room held for blocks on their way: an empty file of that size, which shrinks as they are written."""
 
-    def __init__(self, file: BinaryIO, *, num_bytes: int, evicted: int) -> None:
+    def __init__(self, file: BinaryIO, *, num_bytes: int, evicted: list[BlockName]) -> None:
         self.evicted = evicted
         """blocks that had to go"""
         self._file = file
@@ -78,7 +84,7 @@ class CacheSpace:
             os.makedirs(os.path.join(self._folder, name), exist_ok=True)
         with self._locked() as usage:
             used = _read_number(usage)
-            evicted = 0
+            evicted = list[BlockName]()
             if used is None or used + num_bytes > self._limit_bytes or self._free_bytes() < num_bytes:
                 used, evicted = self._make_room(num_bytes)
             descriptor, path = tempfile.mkstemp(dir=os.path.join(self._folder, RESERVED))
@@ -92,21 +98,21 @@ class CacheSpace:
             os.unlink(path)
             file.close()
 
-    def _make_room(self, num_bytes: int) -> tuple[int, int]:
+    def _make_room(self, num_bytes: int) -> tuple[int, list[BlockName]]:
         """Bytes in use after evicting what must go, and the blocks evicted."""
         blocks = sorted(self._blocks())
         used = sum(block.num_bytes for block in blocks) + self._reserved_bytes()
         goal = self._limit_bytes - num_bytes
         if used > goal:
             goal = max(0, goal - self._limit_bytes // SLACK_SHARE)
-        evicted = 0
+        evicted = list[BlockName]()
         for block in blocks:
             if used <= goal and self._free_bytes() >= num_bytes:
                 break
             with suppress(FileNotFoundError):  # another process found it damaged
                 os.unlink(block.path)
             used -= block.num_bytes
-            evicted += 1
+            evicted.append(block.name)
         if self._free_bytes() < num_bytes:
             raise CacheFull(f"{self._folder}: the disk is full")
         return used, evicted
@@ -162,7 +168,7 @@ def holding(folder: str, names: Iterable[str]) -> Iterator[None]:
 
 
 @contextmanager
-def writing(folder: str) -> Iterator[None]:
+def refusals_explained(folder: str) -> Iterator[None]:
     """Say of what the system refuses inside the block what it means for a cache."""
     try:
         yield

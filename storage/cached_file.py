@@ -1,6 +1,6 @@
 """A file that is slow to read, as a block cache sees it: what identifies it, how long it is, how to read it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ class CachedFile:
         key: `identity(...)` of its content; another content has another key.
         num_bytes: its size.
         read: (start, stop) -> the bytes between, in order, in pieces of any size.
-        whole: it costs the same to read all of it as to read a block: all its blocks are then made at once.
+        whole: it costs the same to read all of it as to read a block: it is only ever read from its start to its
+            end, and all its blocks are made at once.
     """
 
     key: str
@@ -29,7 +30,7 @@ class CachedFile:
         """Bytes of block `number`; the last one may be short."""
         return min(block_bytes, self.num_bytes - number * block_bytes)
 
-    def blocks(self, first: int, last: int, *, block_bytes: int) -> Iterator[NDArray[np.uint8]]:
+    def blocks(self, first: int, last: int, *, block_bytes: int) -> Generator[NDArray[np.uint8], None, None]:
         """Blocks [first, last] from one read; each is good until the next is asked for."""
         stop = min((last + 1) * block_bytes, self.num_bytes)
         buffer = np.empty(min(block_bytes, self.num_bytes), dtype=np.uint8)

@@ -1,6 +1,8 @@
 """The block cache on disk: what it returns, what it keeps, and who may share it."""
 
+import gc
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,10 +16,11 @@ from numpy.typing import NDArray
 
 from storage.arrays import read_array, write_array
 from storage.block_cache import BlockCache
-from storage.block_files import CacheFull
+from storage.block_files import BlockName, CacheFull, open_block, write_block
 from storage.cached_file import CachedFile, identity
 from storage.errors import BadInput, DamagedStore
 from storage.features import FeatureFile
+from storage.open_blocks import OpenBlocks
 from storage.pages import PAGE_BYTES, page_sums
 from storage.place import Place
 from tests.data import ROOT
@@ -27,15 +30,18 @@ CONTENT = np.random.default_rng(3).integers(0, 256, 10 * BLOCK + 5000, dtype=np.
 
 
 class Slow:
-    """A file whose reads are noted in a log that processes share."""
+    """A file whose reads are noted in a log that processes share; a whole one is read from its start to its end."""
 
     def __init__(self, log: Path, *, whole: bool = False) -> None:
         self.log = log
+        self.whole = whole
         self.file = CachedFile(key=identity("slow", 1), num_bytes=CONTENT.shape[0], read=self._read, whole=whole)
 
     def _read(self, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
         with self.log.open("a") as log:
             log.write(f"{start} {stop}\n")
+        if self.whole:
+            start, stop = 0, CONTENT.size
         for first in range(start, stop, 7000):
             yield CONTENT[first : min(first + 7000, stop)]
 
@@ -125,6 +131,88 @@ def test_a_use_is_noted_so_that_a_block_in_use_outlives_others(tmp_path: Path, s
     assert path.stat().st_mtime > 1
 
 
+def test_a_block_opened_again_within_a_minute_is_not_noted_again(tmp_path: Path, slow: Slow) -> None:
+    cache = BlockCache(str(tmp_path / "cache"), limit_bytes=12 * BLOCK, block_bytes=BLOCK)
+    for number in range(8):  # more than stay open
+        with cache.block(slow.file, number):
+            pass
+    (path,) = (tmp_path / "cache" / "blocks").rglob("0")
+    os.utime(path, (1, 1))
+    content(cache, slow.file, 0, PAGE_BYTES)
+    assert path.stat().st_mtime == 1
+
+
+def test_a_use_that_cannot_be_noted_lets_the_block_go_all_the_same(
+    tmp_path: Path, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content(roomy(tmp_path), slow.file, 0, BLOCK)
+
+    def refuse(descriptor: int) -> None:
+        raise PermissionError("another user's")
+
+    cache = roomy(tmp_path)
+    monkeypatch.setattr(os, "utime", refuse)
+    with pytest.raises(PermissionError), cache.block(slow.file, 0) as block:
+        pass
+    cache.distrust(slow.file, range(1))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(block.descriptor)
+
+
+def test_a_block_that_turns_out_to_be_evicted_is_closed_and_forgotten(tmp_path: Path) -> None:
+    name, path = BlockName("key", 0), str(tmp_path / "key" / "0")
+    inode = write_block(path, name, CONTENT[:BLOCK])
+    blocks = OpenBlocks(most_idle=5)
+    block = open_block(path, name, BLOCK, known_inode=None)
+    assert block is not None
+    held = blocks.put(name, block)
+    assert blocks.inode(name) == inode
+    os.unlink(path)
+    blocks.let_go(name, held)
+    assert blocks.inode(name) is None
+    assert blocks.take(name) is None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(block.descriptor)
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_cache_that_is_dropped_closes_its_blocks(tmp_path: Path, slow: Slow) -> None:
+    gc.collect()
+    before = open_descriptors()
+    cache = roomy(tmp_path)
+    content(cache, slow.file, 0, CONTENT.size)
+    assert open_descriptors() > before
+    del cache
+    gc.collect()
+    assert open_descriptors() == before
+
+
+def test_a_pickled_cache_is_one_of_the_same_folder_with_nothing_open(tmp_path: Path, slow: Slow) -> None:
+    cache = roomy(tmp_path)
+    content(cache, slow.file, 0, CONTENT.size)
+    again = pickle.loads(pickle.dumps(cache))
+    assert (again.folder, again.limit_bytes, again.block_bytes) == (cache.folder, cache.limit_bytes, cache.block_bytes)
+    assert again.counters.requests == 0
+    assert content(again, slow.file, 0, CONTENT.size) == CONTENT.tobytes()
+    assert again.counters.hits == 11
+
+
+def test_a_block_that_was_just_written_is_not_read_back(tmp_path: Path) -> None:
+    def characters_read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    cache = BlockCache(str(tmp_path / "cache"), limit_bytes=8 << 20)
+    data = np.zeros(cache.block_bytes, dtype=np.uint8)
+    file = CachedFile(key=identity("zeros"), num_bytes=data.shape[0], read=lambda _start, _stop: iter([data]))
+    before = characters_read()
+    with cache.block(file, 0):
+        pass
+    assert characters_read() - before < data.shape[0]
+
+
 def test_an_evicted_block_stays_readable_where_it_is_open(tmp_path: Path, slow: Slow) -> None:
     reader = roomy(tmp_path)
     small = BlockCache(reader.folder, limit_bytes=1 << 16, block_bytes=BLOCK)
@@ -169,6 +257,16 @@ def test_threads_that_want_the_same_block_fetch_it_once(tmp_path: Path, whole: b
     assert found == [CONTENT[number % 3 * BLOCK :][:BLOCK].tobytes() for number in range(60)]
     wanted = [(0, CONTENT.size)] if whole else [(number * BLOCK, (number + 1) * BLOCK) for number in range(3)]
     assert sorted(slow.reads) == wanted
+
+
+@pytest.mark.parametrize("number", [0, 4, 10])
+def test_a_block_that_is_gone_from_a_whole_file_is_made_again_with_all_of_it(tmp_path: Path, number: int) -> None:
+    slow = Slow(tmp_path / "log", whole=True)
+    content(roomy(tmp_path), slow.file, 0, CONTENT.size)
+    (path,) = (tmp_path / "cache" / "blocks").rglob(str(number))
+    path.unlink()
+    assert content(roomy(tmp_path), slow.file, 0, CONTENT.size) == CONTENT.tobytes()
+    assert slow.reads == [(0, CONTENT.size)] * 2
 
 
 CHILD = """
@@ -238,7 +336,6 @@ def test_many_threads_of_several_processes_in_a_small_cache_never_get_wrong_byte
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from storage import cache_space
 from tests.storage.test_block_cache import CONTENT, Slow, roomy
 from storage.cached_file import CachedFile
 folder = Path(sys.argv[1])
@@ -272,7 +369,6 @@ from storage.block_cache import BlockCache
 from storage.features import FeatureFile
 from storage.arrays import write_array
 from storage.place import Place
-from storage.block_files import CacheFull
 cache = BlockCache(str(Path(sys.argv[1]) / "cache"), limit_bytes=1 << 20, block_bytes=1 << 16)
 place = Place("memory://full", block_cache=cache)
 table = np.arange(80000, dtype=np.float32).reshape(-1, 8)

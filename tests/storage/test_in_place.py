@@ -170,6 +170,51 @@ def test_a_cache_that_cannot_hold_two_row_groups_is_refused(
         ParquetFeatures(*source, num_rows=NUM_ROWS, cache=BlockCache(str(tmp_path), limit_bytes=1 << 16))
 
 
+def test_a_row_group_of_which_blocks_were_evicted_is_decoded_again(
+    tmp_path: Path, source: tuple[Place, InPlaceFeatures]
+) -> None:
+    rows = np.arange(NUM_ROWS)
+    gathered(*source, roomy(tmp_path), rows)
+    for path in (tmp_path / "cache").glob("blocks/*/0"):
+        path.unlink()
+    assert gathered(*source, roomy(tmp_path), rows).tobytes() == VALUES[POSITIONS].tobytes()
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from storage import block_cache
+from storage.errors import BadInput
+from storage.place import Place
+from storage.schema import InPlaceFeatures
+from tests.storage.test_in_place import NUM_ROWS, gathered, roomy
+folder = Path(sys.argv[1])
+source = InPlaceFeatures.model_validate_json((folder / "source.json").read_text())
+write_block = block_cache.write_block
+def write_less(path, name, data):
+    # room was reserved; from the second block of each row group on the disk has none
+    if name.number == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+    return write_block(path, name, data)
+block_cache.write_block = write_less
+try:
+    gathered(Place(str(folder / "store")), source, roomy(folder), np.arange(NUM_ROWS))
+except BadInput as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_fills_while_row_groups_are_decoded_is_a_clear_error(
+    tmp_path: Path, source: tuple[Place, InPlaceFeatures]
+) -> None:
+    (tmp_path / "source.json").write_text(source[1].model_dump_json())
+    command = [sys.executable, "-c", FULL, str(tmp_path)]
+    done = subprocess.run(command, check=False, cwd=ROOT, text=True, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "free the disk" in done.stdout
+
+
 def test_damage_in_a_decoded_row_group_is_decoded_again(tmp_path: Path, source: tuple[Place, InPlaceFeatures]) -> None:
     place, in_place = source
     cache = roomy(tmp_path)
