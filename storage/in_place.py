@@ -253,6 +253,7 @@ class ParquetFeatures:
         columns = FeatureColumns(source.columns, source.is_list, source.dim, source.dtype, source.converts)
         offences, done_rows = Offences(), 0
         with self._decoders:
+            refuse_changed(of)
             if file not in self._whole_files:
                 refuse_other_footer(of)
                 self._whole_files.add(file)
@@ -270,6 +271,7 @@ class ParquetFeatures:
                     if done is None or offences:
                         raise changed(of, f"row group {group} has values that were not there")
                     done_rows += batch.num_rows
+                    refuse_changed(of)  # while it was read: the cache would keep what is handed on
                     yield np.ascontiguousarray(done.rows).reshape(-1).view(np.uint8)
             if done_rows != num_rows:
                 raise changed(of, f"{done_rows} rows in row group {group} where there were {num_rows}")

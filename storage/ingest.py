@@ -47,7 +47,7 @@ from storage.stages.means import Means
 from storage.stages.node_input import NodeInput
 from storage.stages.node_stages import WrittenNodes, map_ids, write_nodes
 from storage.store import Store
-from storage.tables import Table
+from storage.tables import Table, file_states
 
 __all__ = ["IngestResources", "IngestSettings", "ingest"]
 
@@ -199,7 +199,5 @@ def _report(
 
 def _fingerprint(settings: IngestSettings, tables: list[Table]) -> str:
     """What the stages of an ingest depend on: settings, and the state of every file."""
-    files = [
-        (file.path, file.num_bytes, file.group_rows, table.state(file)) for table in tables for file in table.files
-    ]
+    files = [state for table in tables for state in file_states(table)]
     return xxhash.xxh64_hexdigest(json.dumps([settings.model_dump(mode="json"), files], default=str).encode())

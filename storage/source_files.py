@@ -1,4 +1,6 @@
-"""The user's Parquet files that features stay in: what tells one from a changed one, and opening it."""
+"""The user's Parquet files: opening one, what changes when it does, and what a store records of those that features
+stay in.
+"""
 
 import os
 from collections.abc import Iterator
@@ -12,18 +14,46 @@ from fsspec.implementations.local import LocalFileSystem
 
 from storage.errors import DamagedStore
 from storage.range_reader import open_ranges, read_range
-from storage.retries import Retries, open_url
+from storage.retries import Retries, first_line, open_url
 from storage.schema import SourceFile
 
 BUFFER_BYTES = 1 << 20
+"""read ahead in each column of a local file"""
+REMOTE_READ_BYTES = 8 << 20
+"""one request to a remote file system"""
 _TAIL_BYTES = 8
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "timeModified", "created")
+
+
+@contextmanager
+def open_parquet(fs: Any, path: str, *, url: str) -> Iterator[pq.ParquetFile]:
+    """Open a file for reading; buffered, so pages come one after another instead of a whole column of a row group."""
+    if isinstance(fs, LocalFileSystem):
+        with pq.ParquetFile(path, buffer_size=BUFFER_BYTES) as parquet:  # Arrow's own file reads without the GIL
+            yield parquet
+        return
+    with open_ranges(fs, path, url=url) as file, pq.ParquetFile(file, buffer_size=REMOTE_READ_BYTES) as parquet:
+        yield parquet
+
+
+def file_state(fs: Any, path: str, *, url: str) -> tuple[int, str]:
+    """Size of a file, and a value that a change of its content changes, as its file system gives it now."""
+    if isinstance(fs, LocalFileSystem):
+        status = os.stat(path)
+        return status.st_size, f"mtime_ns {status.st_mtime_ns}"
+    fs.invalidate_cache()
+    info = Retries().call(url, fs.info, path)
+    tag = info.get("ETag") or info.get("etag")
+    if tag is not None:
+        return int(info["size"]), f"etag {str(tag).strip(chr(34))}"
+    times = [f"{name} {info[name]}" for name in _TIMES if info.get(name) is not None]
+    return int(info["size"]), (times or ["no time"])[0]
 
 
 def describe_file(url: str, *, group_rows: tuple[int, ...]) -> SourceFile:
     """What a generation records of the file at `url` (absolute) whose row groups have these rows."""
     fs, path = open_url(url)
-    num_bytes, fingerprint = _state(fs, path, url=url)
+    num_bytes, fingerprint = file_state(fs, path, url=url)
     return SourceFile(
         url=url,
         num_bytes=num_bytes,
@@ -41,7 +71,7 @@ def refuse_changed(source: SourceFile) -> None:
     """
     fs, path = open_url(source.url)
     try:
-        num_bytes, fingerprint = _state(fs, path, url=source.url)
+        num_bytes, fingerprint = file_state(fs, path, url=source.url)
     except FileNotFoundError:
         raise changed(source, "missing file") from None
     if num_bytes != source.num_bytes:
@@ -51,8 +81,7 @@ def refuse_changed(source: SourceFile) -> None:
 
 
 def refuse_other_footer(source: SourceFile) -> None:
-    """Check the bytes of the footer too; raises as `refuse_changed`."""
-    refuse_changed(source)
+    """Check the bytes of the footer too; raises as `refuse_changed`, which comes first."""
     fs, path = open_url(source.url)
     if _footer_xxh64(fs, path, url=source.url, num_bytes=source.num_bytes) != source.footer_xxh64:
         raise changed(source, "another Parquet footer than was ingested")
@@ -60,19 +89,18 @@ def refuse_other_footer(source: SourceFile) -> None:
 
 @contextmanager
 def open_source(source: SourceFile) -> Iterator[pq.ParquetFile]:
-    """Open the file for reading; what Arrow finds wrong in it is a change."""
+    """Open the file for reading; what Arrow finds wrong in it is a change, what the system refuses is not."""
     fs, path = open_url(source.url)
     try:
-        if isinstance(fs, LocalFileSystem):
-            with pq.ParquetFile(path, buffer_size=BUFFER_BYTES) as parquet:
-                yield parquet
-        else:
-            with open_ranges(fs, path, url=source.url) as file, pq.ParquetFile(file) as parquet:
-                yield parquet
+        with open_parquet(fs, path, url=source.url) as parquet:
+            yield parquet
     except FileNotFoundError:
         raise changed(source, "missing file") from None
     except (pa.ArrowException, OSError) as error:
-        raise changed(source, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+        # of bytes that make no sense Arrow says OSError too, which then has no number
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise changed(source, f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def changed(source: SourceFile, found: str) -> DamagedStore:
@@ -83,20 +111,6 @@ def changed(source: SourceFile, found: str) -> DamagedStore:
         rule="files whose features stay in place keep the bytes that were ingested",
         remedy="restore the file with its time of change, or ingest again",
     )
-
-
-def _state(fs: Any, path: str, *, url: str) -> tuple[int, str]:
-    """Size, and a value that a change of the content changes."""
-    if isinstance(fs, LocalFileSystem):
-        status = os.stat(path)
-        return status.st_size, f"mtime_ns {status.st_mtime_ns}"
-    fs.invalidate_cache()
-    info = Retries().call(url, fs.info, path)
-    tag = info.get("ETag") or info.get("etag")
-    if tag is not None:
-        return int(info["size"]), f"etag {str(tag).strip(chr(34))}"
-    times = [f"{name} {info[name]}" for name in _TIMES if info.get(name) is not None]
-    return int(info["size"]), (times or ["no time"])[0]
 
 
 def _footer_xxh64(fs: Any, path: str, *, url: str, num_bytes: int) -> str:

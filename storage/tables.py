@@ -12,18 +12,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from storage.errors import BadInput
-from storage.range_reader import open_ranges
-from storage.retries import Retries, open_url
+from storage.retries import Retries, first_line, open_url
+from storage.source_files import file_state, open_parquet
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
-BUFFER_BYTES = 1 << 20
-"""read ahead in each column of a local file"""
-REMOTE_READ_BYTES = 8 << 20
-"""one request to a remote file system"""
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,7 @@ class Table:
         """(first row, batch) of one part, as `batches`."""
         file = self.files[part.file]
         row = part.first_row
-        with _reading(file.name), _open(self.fs, file.path) as parquet:
+        with _reading(file.name), open_parquet(self.fs, file.path, url=file.name) as parquet:
             for group in range(part.first_group, part.last_group):
                 for batch in parquet.iter_batches(
                     batch_size=max_rows, row_groups=[group], columns=list(columns), use_threads=False
@@ -123,8 +118,14 @@ class Table:
             )
 
     def state(self, file: TableFile) -> str:
-        """What changes when a file does: as its file system knows it (time, size, entity tag)."""
-        return str(self.fs.ukey(file.path))
+        """What changes when a file does, as `source_files.file_state` knows it.
+
+        Raises:
+            BadInput: the file is gone or out of reach.
+        """
+        with _reading(file.name, rule="a file must be there until it has been read", remedy="ingest again"):
+            num_bytes, mark = file_state(self.fs, file.path, url=file.name)
+        return f"{num_bytes} bytes, {mark}"
 
     def value(self, row: int, column: str) -> Any:
         """One value as Python knows it; reads its row group."""
@@ -167,7 +168,7 @@ def open_table(url: str, *, required: Sequence[str], optional: Sequence[str] = (
     first_row = 0
     for path in paths:
         name = _shown(url, fs, path)
-        with _reading(name), _open(fs, path) as parquet:
+        with _reading(name), open_parquet(fs, path, url=name) as parquet:
             metadata, file_schema = parquet.metadata, parquet.schema_arrow
             num_bytes = int(Retries().call(name, fs.size, path))
         found = _select(name, file_schema, required=required, optional=optional)
@@ -265,18 +266,6 @@ def _same_type(a: pa.DataType | None, b: pa.DataType | None) -> bool:
 
 
 @contextmanager
-def _open(fs: Any, path: str) -> Iterator[pq.ParquetFile]:
-    # buffered: pages come one after another instead of a whole column of a row group at once
-    if isinstance(fs, LocalFileSystem):
-        with pq.ParquetFile(path, buffer_size=BUFFER_BYTES) as parquet:  # Arrow's own file reads without the GIL
-            yield parquet
-        return
-    url = str(fs.unstrip_protocol(path))
-    with open_ranges(fs, path, url=url) as file, pq.ParquetFile(file, buffer_size=REMOTE_READ_BYTES) as parquet:
-        yield parquet
-
-
-@contextmanager
 def _reading(
     name: str,
     *,
@@ -289,5 +278,4 @@ def _reading(
     except (BadInput, MemoryError):
         raise
     except Exception as error:  # each fsspec backend raises its own kinds, from ValueError to botocore's
-        lines = str(error).strip().splitlines() or ["no message"]
-        raise BadInput(name, f"{type(error).__name__}: {lines[0][:300]}", rule=rule, remedy=remedy) from error
+        raise BadInput(name, f"{type(error).__name__}: {first_line(error)}", rule=rule, remedy=remedy) from error

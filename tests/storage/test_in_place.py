@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+import storage.in_place
 from storage.arrays import write_array
 from storage.block_cache import BlockCache
 from storage.errors import BadInput, DamagedStore
 from storage.feature_columns import find_feature_columns
+from storage.feature_rows import convert_batch
 from storage.in_place import ParquetFeatures, describe_in_place, validate_in_place
 from storage.place import Place
 from storage.schema import Dtype, InPlaceFeatures
@@ -245,6 +247,46 @@ def test_a_source_that_changed_is_refused_by_name(
         os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
     with pytest.raises(DamagedStore, match=r"2\.parquet: .*keep the bytes that were ingested; .*ingest again"):
         ParquetFeatures(*source, num_rows=NUM_ROWS, cache=roomy(tmp_path))
+
+
+def test_a_source_replaced_after_it_was_opened_is_refused(
+    tmp_path: Path, source: tuple[Place, InPlaceFeatures]
+) -> None:
+    place, in_place = source
+    cache = roomy(tmp_path)
+    features = ParquetFeatures(place, in_place, num_rows=NUM_ROWS, cache=cache)
+    out = np.empty((1, DIM), dtype=np.float32)
+    features.gather(np.flatnonzero(POSITIONS == 2001), out)
+    shutil.move(tmp_path / "nodes", tmp_path / "kept")
+    write_source(tmp_path / "nodes", VALUES + 1)
+    with pytest.raises(DamagedStore, match=r"2\.parquet: .*keep the bytes that were ingested"):
+        features.gather(np.flatnonzero(POSITIONS == 4001), out)
+    features.close()
+    shutil.rmtree(tmp_path / "nodes")
+    shutil.move(tmp_path / "kept", tmp_path / "nodes")
+    rows = np.arange(NUM_ROWS)
+    assert gathered(place, in_place, cache, rows).tobytes() == VALUES[POSITIONS].tobytes()
+
+
+def test_nothing_of_a_source_replaced_while_it_is_read_is_kept(
+    tmp_path: Path, source: tuple[Place, InPlaceFeatures], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, in_place = source
+    monkeypatch.setattr(storage.in_place, "BATCH_BYTES", 4 * DIM * 200)
+    kept = tmp_path / "kept"
+
+    def convert_late(*args: Any, **kwargs: Any) -> Any:
+        if not kept.exists():
+            shutil.copytree(tmp_path / "nodes", kept)
+            for path in kept.iterdir():  # written over, so that an open file has other bytes
+                (tmp_path / "nodes" / path.name).write_bytes(path.read_bytes())
+        return convert_batch(*args, **kwargs)
+
+    monkeypatch.setattr(storage.in_place, "convert_batch", convert_late)
+    with pytest.raises(DamagedStore, match=r"\.parquet: .*keep the bytes that were ingested"):
+        gathered(place, in_place, roomy(tmp_path), np.flatnonzero(POSITIONS == 4001))
+    held = [path.stat().st_size for path in (tmp_path / "cache").glob("blocks/*/*")]
+    assert held == []
 
 
 def test_another_footer_behind_the_same_size_and_time_is_refused(
