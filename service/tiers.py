@@ -11,8 +11,8 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
 from sampling.host_tier import HostTier, share_cache_bytes
 from storage.block_cache import BlockCache
+from storage.default_cache import open_block_cache
 from storage.features import Features, StoredFeatures
-from storage.local_cache import open_block_cache
 from storage.progress import NoProgress, Progress
 from storage.store import Store
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from storage.pages import PAGE_BYTES, as_words, check_pages, page_sums
 
 PARTIAL = ".partial"
+"""ends the temporary name of a file that is being written"""
 _SUMS_DTYPE = np.dtype("<u4")
 _SEAL_BYTES = 8
 _CHECK_BYTES = 1 << 20

@@ -4,6 +4,7 @@ import os
 import shutil
 
 from storage.block_cache import BlockCache
+from storage.place import nearest_folder
 
 DEFAULT_LIMIT_BYTES = 16 << 30
 FREE_SHARE = 10
@@ -21,11 +22,9 @@ def open_block_cache(*, folder: str | None = None, limit_bytes: int | None = Non
     folder = folder or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "hopstream", "blocks"
     )
+    folder = os.path.abspath(os.path.expanduser(folder))
     return BlockCache(folder, limit_bytes=limit_bytes or _default_limit_bytes(folder))
 
 
 def _default_limit_bytes(folder: str) -> int:
-    known = os.path.abspath(folder)
-    while not os.path.isdir(known):
-        known = os.path.dirname(known)
-    return min(DEFAULT_LIMIT_BYTES, shutil.disk_usage(known).free // FREE_SHARE)
+    return min(DEFAULT_LIMIT_BYTES, shutil.disk_usage(nearest_folder(folder)).free // FREE_SHARE)

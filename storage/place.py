@@ -17,13 +17,12 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from storage.block_cache import BlockCache
+from storage.block_files import PARTIAL
 from storage.errors import BadInput
 from storage.range_reader import open_ranges, read_range
 from storage.retries import Retries, open_url, repeat_uploads
 
 T = TypeVar("T")
-
-_PARTIAL = ".partial"
 
 
 class Place:
@@ -102,7 +101,7 @@ class Place:
         except (FileNotFoundError, NotADirectoryError):
             return []
         names = {str(path).rstrip("/").rpartition("/")[2] for path in found}
-        return sorted(name for name in names if not name.endswith(_PARTIAL))
+        return sorted(name for name in names if not name.endswith(PARTIAL))
 
     def files(self, folder: str) -> list[str]:
         """Names of all files in `folder` and below, temporary ones too, sorted; empty when it does not exist."""
@@ -175,12 +174,20 @@ class Place:
         self._fs.invalidate_cache(path)
 
 
+def nearest_folder(path: str) -> str:
+    """The folder at a local path, or where there is none yet the nearest one above it."""
+    known = os.path.abspath(path)
+    while not os.path.isdir(known):
+        known = os.path.dirname(known)
+    return known
+
+
 @contextmanager
 def _write_local(path: str) -> Iterator[BinaryIO]:
     """The temporary name is always the same, so a killed run's leftovers are overwritten by the next run."""
     folder = os.path.dirname(path)
     _make_folder(folder)
-    partial = path + _PARTIAL
+    partial = path + PARTIAL
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT, 0o666)
     with open(descriptor, "wb") as file:
         if not _lock(descriptor, partial):

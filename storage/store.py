@@ -12,11 +12,11 @@ from pydantic import ValidationError
 
 from storage.arrays import read_array
 from storage.block_cache import BlockCache
+from storage.default_cache import open_block_cache
 from storage.errors import BadInput
 from storage.features import FeatureFile, SegmentedFeatures, StoredFeatures
 from storage.graph import EdgeArrays, RelationCSC, Topology, merge_segments
 from storage.in_place import ParquetFeatures
-from storage.local_cache import open_block_cache
 from storage.node_columns import deleted_ids, find_rows, read_column, stream_ids
 from storage.npy import HEADER_BYTES, damaged
 from storage.place import Place

@@ -11,6 +11,7 @@ from service.run_file import (
     known_keys,
     load_run_file,
     parse_run_text,
+    with_absolute_paths,
 )
 from storage.errors import BadInput
 from tests.data import ROOT
@@ -35,6 +36,14 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults() -> None:
 def test_an_empty_section_has_the_defaults_and_takes_overrides(empty: str) -> None:
     assert parse(MINIMAL + empty) == parse(MINIMAL)
     assert parse(MINIMAL + empty, "training.epochs=1") == parse(MINIMAL, "training.epochs=1")
+
+
+def test_local_folders_are_named_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = with_absolute_paths(parse(MINIMAL, "tiers.disk_cache_folder=~/blocks"))
+    assert run.tiers.disk_cache_folder == str(tmp_path / "blocks")
+    assert run.data.store == str(Path.cwd() / "s")
+    assert with_absolute_paths(parse(MINIMAL)).tiers.disk_cache_folder is None
 
 
 def test_the_resolved_file_reads_back_as_itself() -> None:
