@@ -27,6 +27,7 @@ FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 FORMAT = 2
+REMEDY = "remove the folder; the checkpoint before it is used"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,16 @@ class TrainingState:
     seed: int
     loss: float
     format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class WholeCheckpoint:
+    """A checkpoint whose every byte is the one written."""
+
+    name: str
+    state: TrainingState
+    contents: dict[str, bytes]
+    """of each of its files"""
 
 
 @dataclass(frozen=True)
@@ -71,12 +82,16 @@ def save_checkpoint(place: Place, *, state: TrainingState, model: nn.Module, opt
 
 
 def load_checkpoint(place: Place, name: str) -> Checkpoint:
-    """Read and verify one checkpoint.
+    """Read and verify one checkpoint with its tensors; raises as `read_checkpoint`."""
+    return parse_checkpoint(place, read_checkpoint(place, name))
+
+
+def read_checkpoint(place: Place, name: str) -> WholeCheckpoint:
+    """Read and verify one checkpoint, without making tensors of it.
 
     Raises DamagedStore when any byte of it is missing or wrong, BadInput when it has another format.
     """
     folder = place.child(FOLDER).child(name)
-    remedy = "remove the folder; the checkpoint before it is used"
     try:
         manifest = json.loads(folder.read_bytes(MANIFEST))
         sums = manifest["files"]
@@ -92,21 +107,44 @@ def load_checkpoint(place: Place, name: str) -> Checkpoint:
             contents[file] = folder.read_bytes(file)
             if xxhash.xxh64_hexdigest(contents[file]) != sums[file]["xxh64"]:
                 raise DamagedStore(
-                    folder.full(file), "bytes changed", rule="files match their checksums", remedy=remedy
+                    folder.full(file), "bytes changed", rule="files match their checksums", remedy=REMEDY
                 )
-        return Checkpoint(
-            state=TrainingState(**json.loads(contents["state.json"])),
-            model=parse_tensors(contents["model.safetensors"]),
-            optimizer=parse_tensors(contents["optimizer.safetensors"]),
-        )
+        return WholeCheckpoint(name, TrainingState(**json.loads(contents["state.json"])), contents)
     except FileNotFoundError as error:
         raise DamagedStore(
-            str(error.filename or folder.url), "missing file", rule="checkpoints are whole", remedy=remedy
+            str(error.filename or folder.url), "missing file", rule="checkpoints are whole", remedy=REMEDY
         ) from None
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, BadInput):
             raise
-        raise DamagedStore(folder.url, f"unreadable ({error})", rule="checkpoints are whole", remedy=remedy) from None
+        raise _unreadable(folder, error) from None
+
+
+def parse_checkpoint(place: Place, whole: WholeCheckpoint) -> Checkpoint:
+    """The tensors of a checkpoint that was read from the run's folder `place`."""
+    try:
+        return Checkpoint(
+            state=whole.state,
+            model=parse_tensors(whole.contents["model.safetensors"]),
+            optimizer=parse_tensors(whole.contents["optimizer.safetensors"]),
+        )
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise _unreadable(place.child(FOLDER).child(whole.name), error) from None
+
+
+def newest_whole(place: Place) -> tuple[WholeCheckpoint | None, list[str]]:
+    """The newest checkpoint of a run that is whole, and what is wrong with each newer one."""
+    damaged: list[str] = []
+    for name in reversed(list_checkpoints(place)):
+        try:
+            return read_checkpoint(place, name), damaged
+        except DamagedStore as error:
+            damaged.append(str(error))
+    return None, damaged
+
+
+def _unreadable(folder: Place, error: Exception) -> DamagedStore:
+    return DamagedStore(folder.url, f"unreadable ({error})", rule="checkpoints are whole", remedy=REMEDY)
 
 
 def list_checkpoints(place: Place) -> list[str]:

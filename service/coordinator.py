@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol
 
-from service.checkpoint import list_checkpoints, load_checkpoint, remove_old_checkpoints
+from service.checkpoint import list_checkpoints, newest_whole, remove_old_checkpoints
 from service.errors import TrainingFailed
 from service.metrics_log import MetricsLog
 from service.run_file import RunFile, harmful_differences
@@ -145,16 +145,10 @@ class RunCoordinator:
         self._status.total_steps = 0  # until `plan`, when every rank has read the graph
         self._status.attempts += 1
         self._status.state = "running"
-        self._resume_from = None
-        step = 0
-        for name in reversed(list_checkpoints(self._place)):
-            try:
-                step = load_checkpoint(self._place, name).state.step
-            except DamagedStore as error:
-                self._status.skipped_checkpoints.append(str(error))
-                continue
-            self._resume_from = name
-            break
+        whole, damaged = newest_whole(self._place)
+        self._status.skipped_checkpoints += damaged
+        self._resume_from = None if whole is None else whole.name
+        step = 0 if whole is None else whole.state.step
         self._status.step = step
         self._metrics.resume(step)
         self._flush()
@@ -171,11 +165,11 @@ class RunCoordinator:
         """See `Coordinator`."""
         if self._aborted is not None:
             raise TrainingFailed(self._aborted)
+        return self._decision(step)
+
+    def _decision(self, step: int) -> Decision:
         last = step >= self._status.total_steps
-        save = last or step % self._run.training.checkpoint_every_steps == 0
-        if save:  # the lines up to a checkpoint are there when it is
-            self._metrics.flush(to_disk=True)
-        return Decision(save=save, stop=last)
+        return Decision(save=last or step % self._run.training.checkpoint_every_steps == 0, stop=last)
 
     def report(self, step: StepReport) -> None:
         """See `Coordinator`."""
@@ -184,6 +178,8 @@ class RunCoordinator:
         every = self._run.training.log_every_steps
         if step.step % every == 0 or step.step >= self._status.total_steps:
             self._metrics.add(asdict(step))
+        if self._decision(step.step).save and self._aborted is None:
+            self._metrics.flush(to_disk=True)  # the lines up to a checkpoint are there when it is
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._flush()
 

@@ -103,7 +103,7 @@ def inspect_store(url: str, *, progress: Progress) -> StoreReport:
     """
     store = Store.open(url)
     progress.stage("columns", total=sum(kind.num_nodes for kind in store.node_types), unit="nodes")
-    live = [_live(store, kind) for kind in store.node_types]
+    live = [store.is_live(kind.name) for kind in store.node_types]
     columns = [
         read_columns(store.place, kind, live=live[number], progress=progress)
         for number, kind in enumerate(store.node_types)
@@ -116,8 +116,8 @@ def inspect_store(url: str, *, progress: Progress) -> StoreReport:
         progress.advance(info.num_edges)
     fanout = stored_fanout(store)
     accesses = expected_accesses(store, fanout=fanout, progress=progress)
-    for number, kind in enumerate(store.node_types):
-        accesses[number][store.deleted(kind.name)] = 0
+    for reads, is_live in zip(accesses, live, strict=True):
+        reads[~is_live] = 0
     by_kind = bytes_by_kind(store)
     return StoreReport(
         store=url,
@@ -157,7 +157,6 @@ def stored_bytes(*files: FileInfo | None) -> int:
 def _node_type(
     kind: NodeType, columns: ColumnReport, isolated: NDArray[np.bool_], accesses: NDArray[np.float64]
 ) -> NodeTypeReport:
-    there = {"label": kind.has_label, "split": kind.has_split, "timestamp": kind.has_timestamp}
     return NodeTypeReport(
         name=kind.name,
         num_nodes=kind.num_live,
@@ -167,7 +166,7 @@ def _node_type(
         feature_dtype=kind.feature_dtype,
         quantized=kind.feature_scale is not None,
         in_place=any(segment.in_place is not None for segment in kind.segments),
-        columns=[name for name, has in there.items() if has],
+        columns=[name for name, has in kind.columns.items() if has],
         labels=columns.labels,
         splits=columns.splits,
         time_range=columns.time_range,
@@ -184,13 +183,6 @@ def _node_type(
         num_isolated=int(np.count_nonzero(isolated)),
         hotness=hotness_curve(kind, accesses),
     )
-
-
-def _live(store: Store, kind: NodeType) -> NDArray[np.bool_]:
-    """Which rows are nodes that are not deleted, [num_nodes]."""
-    live = np.ones(kind.num_nodes, dtype=np.bool_)
-    live[store.deleted(kind.name)] = False
-    return live
 
 
 def _relation(

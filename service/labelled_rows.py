@@ -8,10 +8,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from service.probe import Split, SplitSizes, limited, random_split
+from storage.columns import SPLITS
 from storage.errors import BadInput
 from storage.store import Store
 
-PARTS = ("train", "val", "test")
+PARTS = SPLITS[:-1]
+"""nodes of the last split are in no part of a probe"""
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from storage.columns import SPLITS
 from storage.place import Place
 from storage.progress import Progress
 from storage.schema import NodeType
 from storage.streams import column_batches
-
-SPLITS = ("train", "val", "test", "none")
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,7 @@ def read_columns(place: Place, kind: NodeType, *, live: NDArray[np.bool_], progr
 
     Raises DamagedStore for a changed page.
     """
-    there = {"label": kind.has_label, "split": kind.has_split, "timestamp": kind.has_timestamp}
-    columns = [name for name, has in there.items() if has]
+    columns = [name for name, has in kind.columns.items() if has]
     labels = np.empty(0, dtype=np.int64)
     num_labelled = 0
     splits: Counter[str] = Counter()

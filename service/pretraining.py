@@ -1,10 +1,10 @@
 """`hopstream pretrain`: one run from its newest checkpoint to its end, alone or on Ray."""
 
-from service.checkpoint import checkpoint_name, list_checkpoints, load_checkpoint
+from service.checkpoint import checkpoint_name, list_checkpoints, read_checkpoint
 from service.coordinator import RunCoordinator, RunState, RunStatus, read_status
 from service.group import Group
 from service.lease import Lease
-from service.preparation import pick_device, prepare
+from service.preparation import Preparation, pick_device, prepare
 from service.run_file import RunFile
 from service.run_folder import refuse_changes, run_place, stored_run
 from service.training import train
@@ -23,8 +23,9 @@ def pretrain(run: RunFile, *, progress: Progress) -> RunStatus:
         done = finished(run)
         if done is not None:
             return done
-        if not list_checkpoints(place):
-            check(run, progress=progress)
+        prepared = None if list_checkpoints(place) else check(run, progress=progress)
+        if prepared is None and (stored := stored_run(place)) is not None:
+            refuse_changes(stored, run)
         if run.workers.count > 1:
             from service.ray_workers import train_on_ray  # one worker never pays for importing Ray
 
@@ -33,7 +34,7 @@ def pretrain(run: RunFile, *, progress: Progress) -> RunStatus:
         lease.on_lost(coordinator.abort)
         state: RunState = "failed"
         try:
-            train(run, coordinator=coordinator, group=Group(), progress=progress)
+            train(run, coordinator=coordinator, group=Group(), progress=progress, prepared=prepared)
             state = "finished"
         except KeyboardInterrupt:
             state = "interrupted"
@@ -54,16 +55,17 @@ def finished(run: RunFile) -> RunStatus | None:
         return None
     refuse_changes(stored, run)
     try:
-        load_checkpoint(place, checkpoint_name(status.total_steps))
+        read_checkpoint(place, checkpoint_name(status.total_steps))
     except DamagedStore:
         return None
     return status
 
 
-def check(run: RunFile, *, progress: Progress) -> None:
-    """Raise BadInput for what would stop a new run, before its run file is stored and a cluster is started."""
+def check(run: RunFile, *, progress: Progress) -> Preparation:
+    """What a new run trains with; BadInput for what would stop it, before its run file is stored, a cluster started."""
     progress.stage("check run file", total=1, unit="runs")
     if run.workers.count == 1:
         pick_device(run, local_rank=0)
-    prepare(run, group=Group(), state=None)
+    prepared = prepare(run, group=Group(), state=None)
     progress.advance(1)
+    return prepared

@@ -102,7 +102,6 @@ def train_on_ray(run: RunFile, *, lease: Lease, progress: Progress) -> RunStatus
     The caller holds `lease` on the run; training stops when it is lost. Raises what Ray Train raises when a worker
     fails for good, with the coordinator's state set to failed.
     """
-    RunCoordinator(run)  # refuses a changed run file here, before a cluster is started
     progress.stage("start Ray", total=1, unit="clusters")
     with ray_cluster(num_cpus=max(os.cpu_count() or 1, run.workers.count)):
         name = coordinator_name(run)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from service.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
+from service.checkpoint import Checkpoint, newest_whole, parse_checkpoint
 from service.embedding import EmbeddingSource, embed
 from service.embedding_files import read_manifest
 from service.evaluation import evaluate
@@ -17,7 +17,7 @@ from service.run_file import RunFile
 from service.run_folder import open_same_store, refuse_changes, run_place, stored_run
 from service.schema import GraphSchema
 from service.tiers import block_cache_of
-from storage.errors import BadInput, DamagedStore
+from storage.errors import BadInput
 from storage.place import Place
 from storage.progress import Progress
 from storage.store import Store
@@ -43,11 +43,9 @@ class EmbeddingResult:
 def newest_checkpoint(run: RunFile) -> Checkpoint:
     """The newest whole checkpoint of a run; BadInput when it has none."""
     place = run_place(run)
-    for name in reversed(list_checkpoints(place)):
-        try:
-            return load_checkpoint(place, name)
-        except DamagedStore:
-            continue
+    whole, _ = newest_whole(place)
+    if whole is not None:
+        return parse_checkpoint(place, whole)
     raise BadInput(
         place.url,
         "no checkpoint",

@@ -36,7 +36,7 @@ from service.learning_rate import learning_rate
 from service.model import Model
 from service.noise import Noise
 from service.objectives import LossSum
-from service.preparation import pick_device, prepare
+from service.preparation import Preparation, pick_device, prepare
 from service.run_file import RunFile
 from service.run_folder import run_place
 from service.tiers import host_tiers, open_features
@@ -46,8 +46,19 @@ NOISE_TAG = 0x401_5E
 """keeps the keys of dropout and masks apart from those of sampling, which are keyed by the same step"""
 
 
-def train(run: RunFile, *, coordinator: Coordinator, group: Group, progress: Progress) -> None:
-    """Train from the run's newest checkpoint to its end; raises BadInput for settings that cannot work."""
+def train(
+    run: RunFile,
+    *,
+    coordinator: Coordinator,
+    group: Group,
+    progress: Progress,
+    prepared: Preparation | None = None,
+) -> None:
+    """Train from the run's newest checkpoint to its end; raises BadInput for settings that cannot work.
+
+    Args:
+        prepared: of a new run, where it was prepared already; of no use where there is a checkpoint.
+    """
     device = pick_device(run, local_rank=group.local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # collectives and pinned memory go by the current device
@@ -58,7 +69,8 @@ def train(run: RunFile, *, coordinator: Coordinator, group: Group, progress: Pro
     name = coordinator.resume_point()
     checkpoint = None if name is None else load_checkpoint(run_place(run), name)
     progress.stage("open store", total=1, unit="stores")
-    prepared = prepare(run, group=group, state=None if checkpoint is None else checkpoint.state)
+    if checkpoint is not None or prepared is None:
+        prepared = prepare(run, group=group, state=None if checkpoint is None else checkpoint.state)
     store, order, total_steps = prepared.store, prepared.order, prepared.total_steps
     model = prepared.model.to(device)
     progress.advance(1)

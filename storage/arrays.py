@@ -7,11 +7,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from storage.block_reads import PageFile, ReadPool
+from storage.block_reads import PageFile
 from storage.checked import CheckedWriter
 from storage.npy import HEADER_BYTES, damaged, npy_header, parse_header
 from storage.pages import PAGE_BYTES, as_words
 from storage.place import Place
+from storage.read_pool import ReadPool
 from storage.schema import FileInfo
 
 _PART_BYTES = 4 << 20

@@ -101,6 +101,13 @@ def open_block(path: str, name: BlockName, num_bytes: int, *, known_inode: int |
     return block
 
 
+def without_read_ahead(descriptor: int) -> int:
+    """Have single pages read: read-ahead would read megabytes around each. Returns the descriptor."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+    return descriptor
+
+
 def open_held(path: str) -> BinaryIO:
     """A new file that is locked while it is open, by which others know that its writer lives."""
     while True:
@@ -131,9 +138,7 @@ def _checked(descriptor: int, name: BlockName, num_bytes: int, *, known_inode: i
     if seal != _seal(name, raw):
         return None
     sums = np.frombuffer(raw, dtype=_SUMS_DTYPE).astype(np.uint32)
-    if hasattr(os, "posix_fadvise"):
-        # read-ahead would read megabytes around every page
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+    without_read_ahead(descriptor)
     if status.st_ino != known_inode and not _pages_hold(descriptor, num_bytes, sums):
         return None
     return OpenBlock(descriptor=descriptor, inode=status.st_ino, num_bytes=num_bytes, sums=sums)

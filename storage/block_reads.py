@@ -7,11 +7,7 @@ without the GIL, so a reading thread never waits for Python. It calls the C libr
 import errno
 import mmap
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from queue import LifoQueue
-from threading import Lock
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,7 +15,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from storage.block_files import CacheFull
+from storage.block_files import CacheFull, without_read_ahead
 from storage.cached_file import CachedFile, identity
 from storage.errors import DamagedStore
 from storage.jit import kernel
@@ -131,13 +127,17 @@ class PageFile:
 
     def fetch(self, data: NDArray[np.uint8], *, first_page: int, num_bytes: int) -> None:
         """Copy bytes of a file elsewhere into `data`, unchecked; local files are read by the kernels."""
-        start = first_page * PAGE_BYTES
         if self.cached is not None and self.place.block_cache is not None:
             try:
-                self.place.block_cache.copy(self.cached, data[:num_bytes], start=start)
+                self.place.block_cache.copy(self.cached, data[:num_bytes], start=first_page * PAGE_BYTES)
                 return
             except CacheFull:
                 pass  # it has counted that; the file itself is still there
+        self.fetch_directly(data, first_page=first_page, num_bytes=num_bytes)
+
+    def fetch_directly(self, data: NDArray[np.uint8], *, first_page: int, num_bytes: int) -> None:
+        """As `fetch`, past the block cache: for a caller whom it has told that it has no room."""
+        start = first_page * PAGE_BYTES
         data[:num_bytes] = np.frombuffer(self._read_range(start, start + num_bytes), dtype=np.uint8)
 
     def _read_range(self, start: int, stop: int) -> bytes:
@@ -200,62 +200,6 @@ class PageFile:
         return damaged(self.place, self.info.name, found)
 
 
-class ReadPool:
-    """Threads that read, and one staging buffer for each; both are made when first needed.
-
-    Args:
-        num_threads: reads in flight.
-        staging_bytes: memory of one thread.
-    """
-
-    def __init__(self, *, num_threads: int, staging_bytes: int = STAGING_BYTES) -> None:
-        self.num_threads = num_threads
-        self.staging_bytes = staging_bytes
-        self._lock = Lock()
-        self._threads: ThreadPoolExecutor | None = None
-        self._buffers: LifoQueue[Staging | None] = LifoQueue()
-        for _ in range(num_threads):
-            self._buffers.put(None)
-
-    @contextmanager
-    def staging(self) -> Iterator[Staging]:
-        """Borrow a buffer; waits while all are lent, so that memory stays bounded."""
-        lent = self._buffers.get()
-        try:
-            lent = lent or Staging(self.staging_bytes)
-            yield lent
-        finally:
-            self._buffers.put(lent)
-
-    def run(self, work: Callable[[int], None], num_units: int) -> None:
-        """Do `work(0) ... work(num_units - 1)`, side by side where there are several; raises the first error.
-
-        Returns when no unit is running any more, also after an error, so no memory is written to afterwards.
-        """
-        if num_units <= 1:
-            for unit in range(num_units):
-                work(unit)
-            return
-        with self._lock:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(self.num_threads, thread_name_prefix="read")
-            units = [self._threads.submit(work, unit) for unit in range(num_units)]
-        _, waiting = wait(units, return_when=FIRST_EXCEPTION)
-        for unit_ahead in waiting:
-            unit_ahead.cancel()
-        wait(waiting)
-        for finished in units:
-            if not finished.cancelled():
-                finished.result()
-
-    def close(self) -> None:
-        """End the threads."""
-        with self._lock:
-            if self._threads is not None:
-                self._threads.shutdown()
-                self._threads = None
-
-
 def _open_direct(path: str) -> int:
     """A descriptor that bypasses the page cache, or a buffered one where the file system refuses that."""
     try:
@@ -276,8 +220,4 @@ def _open_direct(path: str) -> int:
 
 
 def _open_buffered(path: str) -> int:
-    descriptor = os.open(path, os.O_RDONLY)
-    if hasattr(os, "posix_fadvise"):
-        # read-ahead would read megabytes around every page
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-    return descriptor
+    return without_read_ahead(os.open(path, os.O_RDONLY))

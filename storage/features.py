@@ -7,6 +7,7 @@ How `FeatureFile.gather` reads n rows:
                   rows to where they go; all without the GIL
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -17,12 +18,13 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from storage.block_files import CacheFull
-from storage.block_reads import NUM_CODES, OK, STAGING_BYTES, PageFile, ReadPool, Staging
+from storage.block_reads import OK, STAGING_BYTES, PageFile, Staging
 from storage.cached_runs import read_cached_runs
 from storage.npy import HEADER_BYTES, damaged, npy_header
 from storage.pages import PAGE_BYTES
 from storage.place import Place
-from storage.row_runs import Runs, plan, read_unit
+from storage.read_pool import NUM_THREADS, ReadPool
+from storage.row_runs import MAX_GAP_BYTES, Runs, plan, read_planned
 from storage.schema import FileInfo
 
 _DETOUR_BYTES = 16 << 20
@@ -81,7 +83,47 @@ class StoredFeatures(Features, Protocol):
         """Give files and threads back; no gather may follow."""
 
 
-class FeatureFile:
+class RowReader(ABC):
+    """What the tiers that read files have in common: the size of a row and of a run, the check of `out`, counters."""
+
+    def __init__(self, *, num_rows: int, dim: int, dtype: DTypeLike) -> None:
+        self.num_rows = num_rows
+        self.dim = dim
+        self.dtype = np.dtype(dtype)
+        self._row_bytes = dim * self.dtype.itemsize
+        self._max_run_pages = max(STAGING_BYTES, self._row_bytes + 2 * PAGE_BYTES) // PAGE_BYTES
+        self._counters = TierCounters()
+        self._lock = Lock()
+
+    @property
+    def counters(self) -> TierCounters:
+        """Rows asked for and served, bytes read, seconds callers waited."""
+        with self._lock:
+            return self._counters + TierCounters()
+
+    def gather(self, rows: NDArray[np.int64], out: NDArray[Any]) -> None:
+        """Copy rows (int64 [n], any order, repeats allowed) into `out` [n, dim], C-contiguous, of the dtype.
+
+        Raises IndexError for a row outside the table, ValueError for an unfit `out`, DamagedStore for a
+        changed page; `out` is then partly written.
+        """
+        started = perf_counter()
+        if out.shape != (rows.shape[0], self.dim) or out.dtype != self.dtype or not out.flags.c_contiguous:
+            raise ValueError(f"out is {out.dtype} {out.shape}, not {self.dtype} {(rows.shape[0], self.dim)}")
+        num_bytes = 0
+        if out.size:
+            raw = out.view(np.uint8).reshape(rows.shape[0], self._row_bytes)
+            num_bytes = self._read_rows(np.asarray(rows, dtype=np.int64), raw)
+        spent = TierCounters(rows.shape[0], rows.shape[0], num_bytes, perf_counter() - started)
+        with self._lock:
+            self._counters += spent
+
+    @abstractmethod
+    def _read_rows(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> int:
+        """Copy the bytes of rows [n > 0] into `out` [n, row bytes]; returns the bytes read for that."""
+
+
+class FeatureFile(RowReader):
     """Rows of one stored array [num_rows, dim], read on demand; every page is checked.
 
     Args:
@@ -105,19 +147,13 @@ class FeatureFile:
         dim: int,
         dtype: DTypeLike,
         shape: tuple[int, ...] | None = None,
-        num_threads: int = 16,
-        max_gap_bytes: int = 16384,
+        num_threads: int = NUM_THREADS,
+        max_gap_bytes: int = MAX_GAP_BYTES,
         direct: bool = True,
     ) -> None:
-        self.num_rows = num_rows
-        self.dim = dim
-        self.dtype = np.dtype(dtype)
+        super().__init__(num_rows=num_rows, dim=dim, dtype=dtype)
         self.max_gap_bytes = max_gap_bytes
-        self._row_bytes = dim * self.dtype.itemsize
-        self._max_run_pages = max(STAGING_BYTES, self._row_bytes + 2 * PAGE_BYTES) // PAGE_BYTES
         self._pool = ReadPool(num_threads=num_threads, staging_bytes=self._max_run_pages * PAGE_BYTES)
-        self._counters = TierCounters()
-        self._lock = Lock()
         self._file = PageFile(place, info, direct=direct)
         try:
             self._check_header(shape or (num_rows, dim))
@@ -134,45 +170,24 @@ class FeatureFile:
         if info.num_bytes != expected_bytes or header != npy_header(self.dtype, shape):
             raise damaged(place, info.name, f"not an array {shape} of {self.dtype}")
 
-    @property
-    def counters(self) -> TierCounters:
-        """Rows asked for and served, bytes read from the device, seconds callers waited."""
-        with self._lock:
-            return self._counters + TierCounters()
-
     def close(self) -> None:
         """End the threads and close the file."""
         self._pool.close()
         self._file.close()
 
-    def gather(self, rows: NDArray[np.int64], out: NDArray[Any]) -> None:
-        """Copy rows (int64 [n], any order, repeats allowed) into `out` [n, dim], C-contiguous, of the dtype.
-
-        Raises IndexError for a row outside the table, ValueError for an unfit `out`, DamagedStore for a
-        changed page; `out` is then partly written.
-        """
-        started = perf_counter()
-        if out.shape != (rows.shape[0], self.dim) or out.dtype != self.dtype or not out.flags.c_contiguous:
-            raise ValueError(f"out is {out.dtype} {out.shape}, not {self.dtype} {(rows.shape[0], self.dim)}")
-        rows = np.asarray(rows, dtype=np.int64)
-        num_bytes = 0
-        if out.size:
-            runs = plan(
-                rows,
-                row_bytes=self._row_bytes,
-                max_gap_bytes=self.max_gap_bytes,
-                max_run_pages=self._max_run_pages,
-                num_threads=self._pool.num_threads,
-            )
-            if runs.rows[0] < 0 or runs.rows[-1] >= self.num_rows:
-                outside = runs.rows[0] if runs.rows[0] < 0 else runs.rows[-1]
-                raise IndexError(f"row {outside} of a table of {self.num_rows} rows")
-            raw = out.view(np.uint8).reshape(rows.shape[0], self._row_bytes)
-            self._pool.run(lambda unit: self._read_unit(runs, unit, raw), runs.cuts.shape[0] - 1)
-            num_bytes = int(runs.num_pages.sum()) * PAGE_BYTES
-        spent = TierCounters(rows.shape[0], rows.shape[0], num_bytes, perf_counter() - started)
-        with self._lock:
-            self._counters += spent
+    def _read_rows(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> int:
+        runs = plan(
+            rows,
+            row_bytes=self._row_bytes,
+            max_gap_bytes=self.max_gap_bytes,
+            max_run_pages=self._max_run_pages,
+            num_threads=self._pool.num_threads,
+        )
+        if runs.rows[0] < 0 or runs.rows[-1] >= self.num_rows:
+            outside = runs.rows[0] if runs.rows[0] < 0 else runs.rows[-1]
+            raise IndexError(f"row {outside} of a table of {self.num_rows} rows")
+        self._pool.run(lambda unit: self._read_unit(runs, unit, out), runs.cuts.shape[0] - 1)
+        return int(runs.num_pages.sum()) * PAGE_BYTES
 
     def _read_unit(self, runs: Runs, unit: int, out: NDArray[np.uint8]) -> None:
         begin, end = int(runs.cuts[unit]), int(runs.cuts[unit + 1])
@@ -185,7 +200,7 @@ class FeatureFile:
             for run in range(begin, end):
                 first, num_pages = int(runs.first_page[run]), int(runs.num_pages[run])
                 num_bytes = self._file.run_bytes(first, num_pages)
-                self._file.fetch(staging.data, first_page=first, num_bytes=num_bytes)
+                self._file.fetch_directly(staging.data, first_page=first, num_bytes=num_bytes)
                 self._read_runs(runs, slice(run, run + 1), staging, out)
 
     def _read_cached(self, runs: Runs, which: slice, staging: Staging, out: NDArray[np.uint8]) -> bool:
@@ -194,31 +209,22 @@ class FeatureFile:
         if cache is None or file.cached is None:
             return False
         try:
-            status = read_cached_runs(
-                cache, file.cached, runs=runs, which=which, staging=staging, out=out, sums=file.sums
-            )
+            read_cached_runs(cache, file.cached, runs=runs, which=which, staging=staging, out=out, sums=file.sums)
         except CacheFull:
             return False
-        if status != OK:
-            raise file.error(*divmod(status, NUM_CODES))
         return True
 
     def _read_runs(self, runs: Runs, which: slice, staging: Staging, out: NDArray[np.uint8]) -> None:
         file = self._file
         while (
-            status := read_unit(
+            status := read_planned(
                 file.descriptor,
-                staging.data,
-                staging.words,
-                file.sums,
-                file.info.num_bytes,
-                runs.first_page[which],
-                runs.num_pages[which],
-                runs.first_row[which.start : which.stop + 1],
-                runs.rows,
-                runs.order,
-                out,
-                0,
+                staging,
+                runs=runs,
+                which=which,
+                sums=file.sums,
+                file_bytes=file.info.num_bytes,
+                out=out,
             )
         ) != OK:
             file.explain(status)

@@ -15,8 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from threading import BoundedSemaphore, Lock
-from time import perf_counter
+from threading import BoundedSemaphore
 from typing import Any, Literal
 
 import numpy as np
@@ -25,27 +24,25 @@ from numpy.typing import NDArray
 
 from storage.block_cache import BlockCache
 from storage.block_files import CacheFull, block_file_bytes
-from storage.block_reads import OK, STAGING_BYTES, ReadPool
 from storage.cached_file import CachedFile, identity
 from storage.cached_runs import read_cached_runs
 from storage.errors import BadInput
 from storage.feature_columns import FeatureColumns
 from storage.feature_rows import convert_batch
-from storage.features import FeatureFile, TierCounters
+from storage.features import FeatureFile, RowReader
 from storage.npy import HEADER_BYTES, damaged, npy_header
 from storage.offences import Offences
 from storage.pages import PAGE_BYTES
 from storage.place import Place
+from storage.read_pool import NUM_THREADS, ReadPool
 from storage.retries import open_url
-from storage.row_runs import Runs, plan
+from storage.row_runs import MAX_GAP_BYTES, Runs, plan
 from storage.schema import FileInfo, InPlaceFeatures
 from storage.source_files import changed, describe_file, open_source, refuse_changed, refuse_other_footer
 from storage.tables import Table
 
 BATCH_BYTES = 16 << 20
-NUM_THREADS = 16
 NUM_DECODERS = 2
-MAX_GAP_BYTES = 16384
 
 
 def describe_in_place(
@@ -108,7 +105,7 @@ class _Group:
     blob: CachedFile
 
 
-class ParquetFeatures:
+class ParquetFeatures(RowReader):
     """Feature rows of one node segment, decoded from Parquet into a block cache; implements `StoredFeatures`.
 
     Args:
@@ -132,20 +129,16 @@ class ParquetFeatures:
         scale: tuple[float, ...] | None = None,
         cache: BlockCache,
     ) -> None:
-        self.num_rows = num_rows
-        self.dim = source.dim
-        self.dtype = np.dtype(source.dtype)
+        super().__init__(num_rows=num_rows, dim=source.dim, dtype=source.dtype)
         self._place = place
         self._source = source
         self._cache = cache
         self._scale = None if scale is None else np.array(scale, dtype=np.float32)
-        self._row_bytes = source.dim * self.dtype.itemsize
         self._groups = tuple(self._find_groups())
         self._group_first = np.array([group.first_row for group in self._groups], dtype=np.int64)
         largest = max(block_file_bytes(group.blob.num_bytes) for group in self._groups)
         if largest > cache.limit_bytes // 2:
             raise _too_small(cache, f"a row group takes {largest} bytes decoded, the limit is {cache.limit_bytes}")
-        self._max_run_pages = max(STAGING_BYTES, self._row_bytes + 2 * PAGE_BYTES) // PAGE_BYTES
         # no more row groups at once than the cache holds twice over
         self._pool = ReadPool(
             num_threads=max(1, min(NUM_THREADS, cache.limit_bytes // largest // 2)),
@@ -153,8 +146,6 @@ class ParquetFeatures:
         )
         self._decoders = BoundedSemaphore(NUM_DECODERS)
         self._whole_files: set[int] = set()
-        self._counters = TierCounters()
-        self._lock = Lock()
         try:
             self._pool.run(lambda file: refuse_changed(source.files[file]), len(source.files))
             self._positions = FeatureFile(
@@ -179,33 +170,17 @@ class ParquetFeatures:
                     yield _Group(number, group, first_row, num_rows, blob)
                 first_row += num_rows
 
-    @property
-    def counters(self) -> TierCounters:
-        """Rows asked for and served, bytes read from blocks, seconds callers waited."""
-        with self._lock:
-            return self._counters + TierCounters()
-
     def close(self) -> None:
         """End the threads and close the positions."""
         self._pool.close()
         self._positions.close()
 
-    def gather(self, rows: NDArray[np.int64], out: NDArray[Any]) -> None:
-        """Copy rows (int64 [n], any order, repeats allowed) into `out` [n, dim]; errors as `FeatureFile.gather`."""
-        started = perf_counter()
-        if out.shape != (rows.shape[0], self.dim) or out.dtype != self.dtype or not out.flags.c_contiguous:
-            raise ValueError(f"out is {out.dtype} {out.shape}, not {self.dtype} {(rows.shape[0], self.dim)}")
-        num_bytes = 0
-        if out.size:
-            positions = np.empty((rows.shape[0], 1), dtype=np.int64)
-            self._positions.gather(rows, positions)
-            units = self._plan(positions[:, 0])
-            raw = out.view(np.uint8).reshape(rows.shape[0], self._row_bytes)
-            self._pool.run(lambda unit: self._read(*units[unit], raw), len(units))
-            num_bytes = sum(int(runs.num_pages[which].sum()) for _, runs, which in units) * PAGE_BYTES
-        spent = TierCounters(rows.shape[0], rows.shape[0], num_bytes, perf_counter() - started)
-        with self._lock:
-            self._counters += spent
+    def _read_rows(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> int:
+        positions = np.empty((rows.shape[0], 1), dtype=np.int64)
+        self._positions.gather(rows, positions)
+        units = self._plan(positions[:, 0])
+        self._pool.run(lambda unit: self._read(*units[unit], out), len(units))
+        return sum(int(runs.num_pages[which].sum()) for _, runs, which in units) * PAGE_BYTES
 
     def _plan(self, positions: NDArray[np.int64]) -> list[tuple[_Group, Runs, slice]]:
         """What to read of which row group, in units for threads."""
@@ -233,18 +208,9 @@ class ParquetFeatures:
     def _read(self, group: _Group, runs: Runs, which: slice, out: NDArray[np.uint8]) -> None:
         try:
             with self._pool.staging() as staging:
-                status = read_cached_runs(
-                    self._cache, group.blob, runs=runs, which=which, staging=staging, out=out, sums=None
-                )
+                read_cached_runs(self._cache, group.blob, runs=runs, which=which, staging=staging, out=out, sums=None)
         except CacheFull as error:
             raise _too_small(self._cache, str(error)) from error
-        if status != OK:
-            raise BadInput(
-                f"block cache {self._cache.folder}",
-                "a block that was just written has changed",
-                rule="the disk gives back what it was given",
-                remedy="check the disk, or name another folder with tiers.disk_cache_folder",
-            )
 
     def _decode(self, file: int, group: int, num_rows: int, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
         """The whole row group as a feature file; the cache asks for nothing less."""

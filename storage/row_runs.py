@@ -10,13 +10,15 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from storage.block_reads import OK, load_run
+from storage.block_reads import OK, Staging, load_run
 from storage.jit import kernel
 from storage.npy import HEADER_BYTES
 from storage.pages import PAGE_BYTES
 
 UNITS_PER_THREAD = 4
 """more than one, so that a thread with slow reads does not keep the others waiting"""
+MAX_GAP_BYTES = 16384
+"""gaps up to this size are read through: about bandwidth / (reads a second)"""
 RUN_COST_PAGES = 8
 """what starting a read costs, in pages that could have been read instead"""
 LEAST_UNIT_PAGES = 64
@@ -131,6 +133,34 @@ def read_unit(
         served = slice(first_row[run], first_row[run + 1])
         copy_rows(data, start, rows[served], order[served], out)
     return OK
+
+
+def read_planned(
+    descriptor: int,
+    staging: Staging,
+    *,
+    runs: Runs,
+    which: slice,
+    sums: NDArray[np.uint32],
+    file_bytes: int,
+    out: NDArray[np.uint8],
+    base_page: int = 0,
+) -> int:
+    """`read_unit` of runs `which` (start and stop given) of a file of `file_bytes` bytes."""
+    return read_unit(
+        descriptor,
+        staging.data,
+        staging.words,
+        sums,
+        file_bytes,
+        runs.first_page[which],
+        runs.num_pages[which],
+        runs.first_row[which.start : which.stop + 1],
+        runs.rows,
+        runs.order,
+        out,
+        base_page,
+    )
 
 
 def plan(rows: NDArray[np.int64], *, row_bytes: int, max_gap_bytes: int, max_run_pages: int, num_threads: int) -> Runs:

@@ -36,11 +36,16 @@ def open_parquet(fs: Any, path: str, *, url: str) -> Iterator[pq.ParquetFile]:
         yield parquet
 
 
-def file_state(fs: Any, path: str, *, url: str) -> tuple[int, str]:
-    """Size of a file, and a value that a change of its content changes, as its file system gives it now."""
+def file_state(fs: Any, path: str, *, url: str, restorable: bool = True) -> tuple[int, str]:
+    """Size of a file, and a value that a change of its content changes, as its file system gives it now.
+
+    Args:
+        restorable: a copy with the same time of change is the same file; else it is another one.
+    """
     if isinstance(fs, LocalFileSystem):
         status = os.stat(path)
-        return status.st_size, f"mtime_ns {status.st_mtime_ns}"
+        mark = f"mtime_ns {status.st_mtime_ns}"
+        return status.st_size, mark if restorable else f"{mark}, ctime_ns {status.st_ctime_ns}, inode {status.st_ino}"
     fs.invalidate_cache()
     info = Retries().call(url, fs.info, path)
     tag = info.get("ETag") or info.get("etag")

@@ -124,7 +124,7 @@ class Table:
             BadInput: the file is gone or out of reach.
         """
         with _reading(file.name, rule="a file must be there until it has been read", remedy="ingest again"):
-            num_bytes, mark = file_state(self.fs, file.path, url=file.name)
+            num_bytes, mark = file_state(self.fs, file.path, url=file.name, restorable=False)
         return f"{num_bytes} bytes, {mark}"
 
     def value(self, row: int, column: str) -> Any:

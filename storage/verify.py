@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from storage.block_reads import PageFile, ReadPool
+from storage.block_reads import PageFile
 from storage.damage import BadPlace, joined, some_bytes, whole_file
 from storage.errors import DamagedStore
 from storage.known_generations import find_generations
@@ -26,6 +26,7 @@ from storage.npy import HEADER_BYTES, npy_header
 from storage.pages import PAGE_BYTES, page_sums
 from storage.place import Place
 from storage.progress import NoProgress, Progress
+from storage.read_pool import ReadPool
 from storage.schema import FileInfo
 
 PART_BYTES = 4 << 20

@@ -26,7 +26,7 @@ def imported_packages(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             names.add(node.module or "")
         elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "import_module":
-            names |= {name.value for name in node.args if isinstance(name, ast.Constant)}
+            names |= {str(name.value) for name in node.args if isinstance(name, ast.Constant)}
     return {name.partition(".")[0] for name in names}
 
 

@@ -50,6 +50,19 @@ def test_decisions_follow_from_the_step_alone(tmp_path: Path) -> None:
     assert [number + 1 for number, decision in enumerate(decisions) if decision.stop] == [12]
 
 
+def test_a_decision_writes_nothing_and_a_report_puts_the_lines_up_to_a_checkpoint_on_the_disk(tmp_path: Path) -> None:
+    coordinator = RunCoordinator(run_of(tmp_path))
+    coordinator.begin(world_size=1)
+    coordinator.plan(total_steps=12)
+    for number in range(1, 5):
+        coordinator.report(step(number))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert coordinator.decide(5).save
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    coordinator.report(step(5))
+    assert metric_steps(tmp_path) == [1, 2, 3, 4, 5]
+
+
 def test_a_run_resumes_from_its_newest_whole_checkpoint_and_keeps_metrics_up_to_it(tmp_path: Path) -> None:
     first = RunCoordinator(run_of(tmp_path))
     first.begin(world_size=1)

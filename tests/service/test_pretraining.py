@@ -70,6 +70,52 @@ def test_every_phase_is_a_stage_that_is_complete_before_the_next_begins(tmp_path
     ]
 
 
+class Hiding(NoProgress):
+    """Takes a store's manifest away when training begins with it."""
+
+    def __init__(self, store: Path) -> None:
+        self.store = store
+
+    def stage(self, name: str, *, total: int, unit: str) -> None:
+        if name == "open store":
+            (self.store / "manifest.json").unlink()
+
+
+def test_a_new_run_opens_its_store_once(tmp_path: Path) -> None:
+    store = small_store(tmp_path)
+    run = load_run_file(str(small_run(tmp_path, training={"max_steps": 1})))
+    assert pretrain(run, progress=Hiding(Path(store))).state == "finished"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_changed_run_file_stops_a_run_before_anything_is_begun(tmp_path: Path, workers: int) -> None:
+    small_store(tmp_path)
+    run = str(small_run(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(load_run_file(run, overrides=["training.checkpoint_every_steps=1"]), progress=Interrupting())
+    before = content(tmp_path / "runs")
+    changed = load_run_file(run, overrides=["training.learning_rate=0.5", f"workers.count={workers}"])
+    with pytest.raises(BadInput, match=r"training\.learning_rate"):
+        pretrain(changed, progress=NoStage())
+    assert content(tmp_path / "runs") == before
+
+
+class Interrupting(NoProgress):
+    """Ctrl-C after the first steps of training."""
+
+    def __init__(self) -> None:
+        self.training = False
+
+    def stage(self, name: str, *, total: int, unit: str) -> None:
+        self.training = name == "pretrain"
+        self.steps = 0
+
+    def advance(self, amount: int) -> None:
+        self.steps += amount
+        if self.training and self.steps == 2:
+            raise KeyboardInterrupt
+
+
 class NoStage(NoProgress):
     """Fails when any work is begun."""
 
