@@ -32,6 +32,7 @@ from service.checkpoint import (
 from service.coordinator import Coordinator, StepReport, TrainingSummary
 from service.errors import TrainingFailed
 from service.group import Group
+from service.interrupts import Interrupts
 from service.learning_rate import learning_rate
 from service.model import Model
 from service.noise import Noise
@@ -107,6 +108,7 @@ def train(
         progress.stage("pretrain", total=total_steps, unit="steps")
         progress.advance(first_step)
         began = time.monotonic()
+        interrupts = opened.enter_context(Interrupts())
         for batch in loader.batches(first_step=first_step, last_step=total_steps):
             done = batch.epoch * order.steps_per_epoch + batch.step + 1
             rate = learning_rate(run.training, step=done - 1, total_steps=total_steps)
@@ -143,6 +145,7 @@ def train(
             progress.advance(1)
             if decision.stop:
                 break
+            interrupts.check()
         group.barrier()
     if group.rank == 0:
         coordinator.summarise(
