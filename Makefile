@@ -30,12 +30,20 @@ soak: install
 	$(BIN)/python -m tests.benchmarks.sampling --small --json
 	$(BIN)/python -m tests.benchmarks.verification --small --json
 	$(BIN)/python -m tests.benchmarks.ingest --small --json
+	$(BIN)/python -m tests.benchmarks.cache --small --json
+	$(BIN)/python -m tests.benchmarks.overlap --small --json
+	$(BIN)/python -m tests.benchmarks.hosts --small --json
+	$(BIN)/python -m tests.benchmarks.out_of_core --small --json
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.sampling --json
 	$(BIN)/python -m tests.benchmarks.quality --json
 	$(BIN)/python -m tests.benchmarks.verification --json
 	$(BIN)/python -m tests.benchmarks.ingest --json
+	$(BIN)/python -m tests.benchmarks.cache --json
+	$(BIN)/python -m tests.benchmarks.overlap --json
+	$(BIN)/python -m tests.benchmarks.hosts --json
+	$(BIN)/python -m tests.benchmarks.out_of_core --json
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

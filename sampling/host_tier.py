@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.features import Features, TierCounters
-from storage.jit import kernel
+from storage.jit import kernel, memcpy
 
 LOAD_BYTES = 32 << 20
 """the prefix is read in parts of this size"""
@@ -37,16 +37,20 @@ def split_rows(rows: NDArray[np.int64], num_cached: int, hits: NDArray[np.int64]
 @kernel
 def copy_rows(table: NDArray[Any], rows: NDArray[np.int64], places: NDArray[np.int64], out: NDArray[Any]) -> None:
     """`out[places] = table[rows[places]]`, byte rows."""
+    row_bytes = out.shape[1] * out.itemsize
+    source, target = table.ctypes.data, out.ctypes.data
     for number in range(places.shape[0]):
         place = places[number]
-        out[place, :] = table[rows[place], :]
+        memcpy(target + np.uintp(place * row_bytes), source + np.uintp(rows[place] * row_bytes), row_bytes)
 
 
 @kernel
 def scatter_rows(table: NDArray[Any], places: NDArray[np.int64], out: NDArray[Any]) -> None:
     """`out[places] = table`, byte rows."""
+    row_bytes = out.shape[1] * out.itemsize
+    source, target = table.ctypes.data, out.ctypes.data
     for number in range(places.shape[0]):
-        out[places[number], :] = table[number, :]
+        memcpy(target + np.uintp(places[number] * row_bytes), source + np.uintp(number * row_bytes), row_bytes)
 
 
 def as_words(table: NDArray[Any]) -> NDArray[Any]:

@@ -26,6 +26,9 @@ from numpy.typing import NDArray
 
 from sampling.assemble import assemble
 from sampling.batch import MiniBatch
+from sampling.device_rows import rows_behind
+from sampling.fanouts import HopFanout
+from sampling.modes import UNIFORM, SamplingMode
 from sampling.neighbors import NeighborSampler, Sample
 from sampling.seeds import SeedOrder, rank_slice
 from storage.features import Features
@@ -66,11 +69,14 @@ class Loader:
         order: the seed order.
         fanouts: neighbours per relation, from the seeds outward.
         seed: the run's seed.
+        mode: which neighbours are drawn.
         features: one table per node type, None where a type has none.
         rank, world_size: which slice of every global batch to serve.
         num_threads: sampling threads; as many threads again fetch features.
         queue_batches: batches in flight, at least 1.
         pin_memory: page-locked feature tensors, for copies to a GPU.
+        device_rows: rows of each type that the training device keeps: a batch's features are those of the rows
+            behind them, and so are the tables in `features` (`sampling.device_rows`); None for none.
     """
 
     def __init__(
@@ -78,14 +84,16 @@ class Loader:
         topology: Topology,
         *,
         order: SeedOrder,
-        fanouts: Sequence[int],
+        fanouts: Sequence[HopFanout],
         seed: int,
+        mode: SamplingMode = UNIFORM,
         features: Sequence[Features | None],
         rank: int = 0,
         world_size: int = 1,
         num_threads: int = 1,
         queue_batches: int = 4,
         pin_memory: bool = False,
+        device_rows: Sequence[int] | None = None,
     ) -> None:
         assert 0 <= rank < world_size
         assert num_threads >= 1
@@ -98,10 +106,11 @@ class Loader:
         self._world_size = world_size
         self._queue_batches = queue_batches
         self._pin_memory = pin_memory
+        self._device_rows = tuple(device_rows or (0 for _ in self._features))
         self._lock = threading.Lock()
         self._samplers: queue.SimpleQueue[NeighborSampler] = queue.SimpleQueue()
         for _ in range(num_threads):
-            self._samplers.put(NeighborSampler(topology, fanouts=fanouts, seed=seed))
+            self._samplers.put(NeighborSampler(topology, fanouts=fanouts, seed=seed, mode=mode))
         self._sampling = ThreadPoolExecutor(num_threads, thread_name_prefix="hopstream-sample")
         self._fetching = ThreadPoolExecutor(num_threads, thread_name_prefix="hopstream-fetch")
 
@@ -151,7 +160,11 @@ class Loader:
         drawn = drawing.result()
         began = time.perf_counter()
         features = fetch_features(
-            drawn.sample.nodes, self._topology.type_offsets, self._features, pin_memory=self._pin_memory
+            drawn.sample.nodes,
+            self._topology.type_offsets,
+            self._features,
+            pin_memory=self._pin_memory,
+            device_rows=self._device_rows,
         )
         batch = assemble(
             self._topology,
@@ -174,8 +187,12 @@ def fetch_features(
     tables: Sequence[Features | None],
     *,
     pin_memory: bool = False,
+    device_rows: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor | None, ...]:
-    """Features of `nodes` (int64 [N] global ids): per type [N_t, F_t] in batch order, in the table's dtype."""
+    """Features of `nodes` (int64 [N] global ids): per type [N_t, F_t] in batch order, in the table's dtype.
+
+    Those of the rows behind `device_rows` where given, from tables that begin there.
+    """
     fetched: list[torch.Tensor | None] = []
     for index, table in enumerate(tables):
         if table is None:
@@ -183,6 +200,7 @@ def fetch_features(
             continue
         first, last = int(type_offsets[index]), int(type_offsets[index + 1])
         rows = nodes - first if len(tables) == 1 else nodes[(nodes >= first) & (nodes < last)] - first
+        rows = rows_behind(rows, 0 if device_rows is None else device_rows[index])
         dtype = torch.from_numpy(np.empty(0, dtype=table.dtype)).dtype
         out = torch.empty((rows.shape[0], table.dim), dtype=dtype, pin_memory=pin_memory)
         table.gather(rows, out.numpy())

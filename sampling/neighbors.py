@@ -1,30 +1,47 @@
-"""Uniform neighbour sampling over several relations: seed nodes in, the hops of a mini-batch out.
+"""Neighbour sampling over several relations: seed nodes in, the hops of a mini-batch out.
 
-Stages of one hop and relation, over n known nodes, each its own loop so that cache misses overlap instead of
+Stages of one hop and relation, over n known rows, each its own loop so that cache misses overlap instead of
 waiting for one another:
 
-    1. span_rows       node [n] -> first edge and degree in the CSC [n], indptr of the sample [n + 1]
-    2. draw_positions  -> position in the CSC [E]: Floyd's algorithm, O(fan-out) per row whatever the degree
-    3. gather          -> source id [E]
-    4. relabel         -> row of the source in the batch [E]; unseen sources are appended to the node list
+    1. span_rows   row [n] -> begin and degree in the CSC [n], places for drawn edges [n + 1]
+    2. choose      -> position in the CSC [E], as the mode says (sampling.choose)
+    3. gather      -> source id [E]
+    4. drop_pairs  -> without excluded edges, where pairs are excluded (sampling.exclusion)
+    5. extend      -> row of the source in the batch [E]; unseen sources are appended to the node list
 
-Every hop draws for every node known before it, under the key (seed, epoch, step, hop, relation, node): the
+Every hop draws for every row known before it, under the key (seed, epoch, step, hop, relation, node): the
 neighbourhood of a node never depends on which other seeds share its batch, or on the rank or thread that draws.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sampling.keys import below, draw, fold, step_key, subkey
+from sampling.batch_rows import BatchRows, NodeRows, TimedRows
+from sampling.choose import EdgeLists, HopMoment, Rows, choose, narrow
+from sampling.exclusion import Excluded, drop_pairs
+from sampling.fanouts import ALL_NEIGHBORS, HopFanout, fanouts_by_relation, used_relations
+from sampling.modes import UNIFORM, SamplingMode, check_columns, check_seed_times, check_weights
+from sampling.ppr_rows import draw_ppr_hop
+from sampling.row_kernels import (
+    clear,
+    count_up,
+    draw_positions,
+    enter_seeds,
+    gather,
+    pack_rows,
+    relabel,
+    span_rows,
+)
 from storage.errors import BadInput
-from storage.graph import RelationCSC, Topology
-from storage.jit import kernel
+from storage.graph import Topology
 
-ALL_NEIGHBORS = -1
+__all__ = [
+    "ALL_NEIGHBORS", "NeighborSampler", "Sample", "SampledHop",
+    "clear", "draw_positions", "enter_seeds", "gather", "relabel", "span_rows",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,119 +63,10 @@ class Sample:
     """The nodes of a batch, seeds first, and its hops from the seeds outward."""
 
     nodes: NDArray[np.int64]
-    """[N] global ids (type offset + id)"""
+    """[N] global ids (type offset + id); in temporal modes a node has a row for every seed time it is reached from"""
     hops: tuple[SampledHop, ...]
-
-
-@kernel
-def span_rows(
-    indptr: NDArray[Any],
-    nodes: NDArray[np.int64],
-    num_known: int,
-    first: int,
-    last: int,
-    fanout: int,
-    base: int,
-    begin: NDArray[np.int64],
-    degree: NDArray[np.int64],
-    sampled: NDArray[np.int32],
-) -> int:
-    """Fill [begin, degree] of every known node in [first, last) and the running count of draws from `base`."""
-    total = base
-    sampled[0] = total
-    for row in range(num_known):
-        node = nodes[row]
-        begin[row] = 0
-        degree[row] = 0
-        if first <= node < last:
-            start = np.int64(indptr[node - first])
-            size = np.int64(indptr[node - first + 1]) - start
-            begin[row] = start
-            degree[row] = size
-            total += int(size) if fanout < 0 or size < fanout else fanout
-        sampled[row + 1] = total
-    return total
-
-
-@kernel
-def draw_positions(
-    key: np.uint64,
-    nodes: NDArray[np.int64],
-    num_known: int,
-    first: int,
-    begin: NDArray[np.int64],
-    degree: NDArray[np.int64],
-    sampled: NDArray[np.int32],
-    position: NDArray[np.int64],
-) -> None:
-    """Draw each row's edges without replacement (Floyd; Bentley and Floyd, CACM 30(9), 1987)."""
-    for row in range(num_known):
-        out = np.int64(sampled[row])
-        count = np.int64(sampled[row + 1]) - out
-        start = begin[row]
-        size = degree[row]
-        if count == size:
-            for number in range(count):
-                position[out + number] = start + number
-        else:
-            row_key = fold(key, nodes[row] - first)
-            for number in range(count):
-                top = size - count + number
-                pick = start + below(draw(row_key, number), top + 1)
-                seen = False
-                for earlier in range(out, out + number):
-                    seen |= position[earlier] == pick
-                position[out + number] = start + top if seen else pick
-
-
-@kernel
-def gather(indices: NDArray[Any], position: NDArray[np.int64], offset: int, ids: NDArray[np.int64]) -> None:
-    """`ids = offset + indices[position]`."""
-    for edge in range(position.shape[0]):
-        ids[edge] = np.int64(indices[position[edge]]) + offset
-
-
-@kernel
-def relabel(
-    ids: NDArray[np.int64],
-    slot: NDArray[np.int32],
-    nodes: NDArray[np.int64],
-    num_nodes: int,
-    source: NDArray[np.int32],
-) -> int:
-    """Turn global ids into batch rows, appending unseen nodes; returns the new node count.
-
-    Written without a branch on "seen before": which it is cannot be predicted, and a wrong guess costs more
-    than a store that repeats what is there.
-    """
-    for edge in range(ids.shape[0]):
-        node = ids[edge]
-        row = slot[node]
-        fresh = row < 0
-        nodes[num_nodes] = node
-        row = np.int32(num_nodes) if fresh else row
-        slot[node] = row
-        source[edge] = row
-        num_nodes += int(fresh)
-    return num_nodes
-
-
-@kernel
-def enter_seeds(seeds: NDArray[np.int64], slot: NDArray[np.int32], nodes: NDArray[np.int64]) -> int:
-    """Give seeds the first rows; returns the number entered before the first repeated one."""
-    for row in range(seeds.shape[0]):
-        if slot[seeds[row]] >= 0:
-            return row
-        slot[seeds[row]] = row
-        nodes[row] = seeds[row]
-    return int(seeds.shape[0])
-
-
-@kernel
-def clear(slot: NDArray[np.int32], nodes: NDArray[np.int64], num_nodes: int) -> None:
-    """Forget the rows of a finished batch."""
-    for row in range(num_nodes):
-        slot[nodes[row]] = -1
+    times: NDArray[np.int64] | None = None
+    """[N] the seed time of every row; None but in temporal modes"""
 
 
 class NeighborSampler:
@@ -166,102 +74,193 @@ class NeighborSampler:
 
     Args:
         topology: in-neighbours per relation.
-        fanouts: neighbours drawn per relation, from the seeds outward; -1 takes all.
+        fanouts: neighbours drawn per relation, from the seeds outward; -1 takes all. A hop may name its relations
+            (`sampling.fanouts`).
         seed: the run's seed.
+        mode: which neighbours are drawn.
 
-    Scratch costs 4 bytes a node of the graph. Source: GraphSAGE (Hamilton, Ying and Leskovec, NeurIPS 2017),
-    section 3.1, with DGL's block semantics (every hop expands all nodes known before it).
+    Scratch costs 4 bytes a node of the graph, in temporal modes as much as the largest batch. Source: GraphSAGE
+    (Hamilton, Ying and Leskovec, NeurIPS 2017), section 3.1, with DGL's block semantics (every hop expands all nodes
+    known before it). Raises BadInput for fan-outs that mean nothing and a graph that lacks what the mode reads.
     """
 
-    def __init__(self, topology: Topology, *, fanouts: Sequence[int], seed: int) -> None:
-        for fanout in fanouts:
-            if fanout == 0 or fanout < ALL_NEIGHBORS:
-                raise BadInput(
-                    f"sampling.fanouts={tuple(fanouts)}",
-                    f"fan-out {fanout}",
-                    rule="every fan-out is >= 1, or -1 for all neighbours",
-                    remedy="drop the hop or change the fan-out",
-                )
+    def __init__(
+        self, topology: Topology, *, fanouts: Sequence[HopFanout], seed: int, mode: SamplingMode = UNIFORM
+    ) -> None:
+        names = [relation.relation for relation in topology.relations]
         self.topology = topology
-        self.fanouts = tuple(fanouts)
+        self.fanouts = fanouts_by_relation(fanouts, names)
         self.seed = seed
-        self._slot = np.full(int(topology.type_offsets[-1]), -1, dtype=np.int32)
-        self._nodes = np.empty(1024, dtype=np.int64)
+        self.mode = mode
+        timed = [relation.timestamp is not None for relation in topology.relations]
+        check_columns(mode, names, timed=timed, fanouts=self.fanouts)
+        if mode.name == "weighted":
+            for number in used_relations(self.fanouts):
+                check_weights(names[number], topology.relations[number].weight)
+        self._num_nodes = int(topology.type_offsets[-1])
+        self._rows: BatchRows = TimedRows() if mode.is_temporal else NodeRows(self._num_nodes)
+        self._lists = tuple(
+            EdgeLists(relation.indices, relation.weight, relation.timestamp) for relation in topology.relations
+        )
 
-    def sample(self, seeds: NDArray[np.int64], *, epoch: int, step: int) -> Sample:
+    def sample(
+        self,
+        seeds: NDArray[np.int64],
+        *,
+        epoch: int,
+        step: int,
+        times: NDArray[np.int64] | None = None,
+        exclude: Sequence[Excluded] = (),
+    ) -> Sample:
         """Sample the neighbourhood of `seeds` (int64 [S], distinct global ids) for one step.
 
-        Raises BadInput for a seed outside the graph or given twice.
+        Args:
+            seeds: distinct; in temporal modes distinct with their times.
+            epoch, step: what the draws are keyed by.
+            times: [S] of the seeds, in temporal modes; None takes them from the mode's `node_times`.
+            exclude: pairs whose edges no hop may hold.
+
+        Raises BadInput for a seed outside the graph or given twice, and for missing times.
         """
         self._check_range(seeds)
-        num_nodes = 0
+        times = check_seed_times(self.mode, seeds, times)
         try:
-            self._reserve(0, seeds.shape[0])
-            num_nodes = enter_seeds(seeds, self._slot, self._nodes)
-            if num_nodes < seeds.shape[0]:
+            num_entered = self._rows.enter(seeds, times)
+            if num_entered < seeds.shape[0]:
+                at = "" if times is None else f" at time {int(times[num_entered])}"
                 raise BadInput(
                     "seed nodes",
-                    f"node {int(seeds[num_nodes])} twice in one batch",
+                    f"node {int(seeds[num_entered])}{at} twice in one batch",
                     rule="the seeds of a batch are distinct",
                     remedy="remove the repeated seed",
                 )
-            key = step_key(seed=self.seed, epoch=epoch, step=step)
-            hops = []
-            for hop, fanout in enumerate(self.fanouts):
-                sampled, num_nodes = self._sample_hop(subkey(key, hop), fanout, num_nodes)
-                hops.append(sampled)
-            return Sample(nodes=self._nodes[:num_nodes].copy(), hops=tuple(hops))
+            hops = tuple(
+                self._sample_hop(HopMoment(self.seed, epoch, step, hop), fanouts, exclude)
+                for hop, fanouts in enumerate(self.fanouts)
+            )
+            last = self._rows.num_rows
+            return Sample(
+                nodes=self._rows.nodes[:last].copy(),
+                hops=hops,
+                times=None if self._rows.times is None else self._rows.times[:last].copy(),
+            )
         finally:
-            clear(self._slot, self._nodes, num_nodes)
+            self._rows.reset()
 
-    def _sample_hop(self, key: np.uint64, fanout: int, num_known: int) -> tuple[SampledHop, int]:
-        relations = self.topology.relations
-        begin = np.empty((len(relations), num_known), dtype=np.int64)
-        degree = np.empty((len(relations), num_known), dtype=np.int64)
-        indptr = np.zeros((len(relations), num_known + 1), dtype=np.int32)
-        num_edges = 0
-        for index, relation in enumerate(relations):
-            first, last = self._target_range(relation)
-            num_edges = span_rows(
-                relation.indptr, self._nodes, num_known, first, last, fanout, num_edges,
+    def _sample_hop(self, moment: HopMoment, fanouts: Sequence[int], exclude: Sequence[Excluded]) -> SampledHop:
+        num_known = self._rows.num_rows
+        indptr = np.zeros((len(fanouts), num_known + 1), dtype=np.int32)
+        rows = self._span(indptr, fanouts)
+        position = np.empty(int(indptr[-1, -1]) if rows else 0, dtype=np.int64)
+        counts = self._choose(moment, rows, fanouts, position)
+        if any(count is not None for count in counts):
+            position = position[: close_gaps(indptr, counts, position)]
+        ids = np.empty(position.shape[0], dtype=np.int64)
+        for index, relation in enumerate(self.topology.relations):
+            span = slice(int(indptr[index, 0]), int(indptr[index, -1]))
+            gather(relation.indices, position[span], self._first_source(index), ids[span])
+        if exclude:
+            counts = self._drop(rows, exclude, ids, position)
+            end = close_gaps(indptr, counts, ids, position)
+            ids, position = ids[:end], position[:end]
+        source = np.empty(ids.shape[0], dtype=np.int32)
+        self._rows.extend(ids, indptr, source)
+        return SampledHop(num_known, self._rows.num_rows, indptr=indptr, source=source, position=position)
+
+    def _span(self, indptr: NDArray[np.int32], fanouts: Sequence[int]) -> list[Rows]:
+        """Every relation's rows [R], with their places counted in `indptr` [R, n + 1]."""
+        num_known = self._rows.num_rows
+        begin = np.empty((len(fanouts), num_known), dtype=np.int64)
+        degree = np.empty((len(fanouts), num_known), dtype=np.int64)
+        nodes, times = self._rows.nodes[:num_known], self._rows.times
+        found = []
+        base = 0
+        for index, relation in enumerate(self.topology.relations):
+            first, last = self._targets(index)
+            end = span_rows(
+                relation.indptr, nodes, num_known, first, last, fanouts[index], base,
                 begin[index], degree[index], indptr[index],
             )  # fmt: skip
-        position = np.empty(num_edges, dtype=np.int64)
-        source = np.empty(num_edges, dtype=np.int32)
-        ids = np.empty(num_edges, dtype=np.int64)
-        for index, relation in enumerate(relations):
-            first, _ = self._target_range(relation)
-            rows = indptr[index]
-            draw_positions(
-                subkey(key, index), self._nodes, num_known, first, begin[index], degree[index], rows, position
+            rows = Rows(
+                nodes=nodes,
+                times=None if times is None else times[:num_known],
+                first=first,
+                begin=begin[index],
+                degree=degree[index],
+                room=indptr[index],
             )
-            span = slice(int(rows[0]), int(rows[-1]))
-            offset = int(self.topology.type_offsets[relation.source_type])
-            gather(relation.indices, position[span], offset, ids[span])
-        self._reserve(num_known, num_edges)
-        num_nodes = relabel(ids, self._slot, self._nodes, num_known, source)
-        hop = SampledHop(num_targets=num_known, num_sources=num_nodes, indptr=indptr, source=source, position=position)
-        return hop, num_nodes
+            if self.mode.is_temporal:
+                end = narrow(self.mode, rows, self._lists[index], fanout=fanouts[index], base=base)
+            base = end
+            found.append(rows)
+        return found
 
-    def _target_range(self, relation: RelationCSC) -> tuple[int, int]:
-        offsets = self.topology.type_offsets
-        return int(offsets[relation.target_type]), int(offsets[relation.target_type + 1])
+    def _choose(
+        self, moment: HopMoment, rows: Sequence[Rows], fanouts: Sequence[int], position: NDArray[np.int64]
+    ) -> list[NDArray[np.int32] | None]:
+        """Fill the rows' places in `position`; per relation how many places each row fills, None for all."""
+        if self.mode.name == "ppr":
+            draw_ppr_hop(self.mode.walks, moment, self.topology, rows, position, fanouts=fanouts)
+            return [None] * len(rows)
+        return [
+            choose(
+                self.mode, moment, rows[index], self._lists[index], position,
+                relation=index, source_type=relation.source_type,
+            )
+            for index, relation in enumerate(self.topology.relations)
+        ]  # fmt: skip
 
-    def _reserve(self, num_known: int, num_more: int) -> None:
-        """Make room for `num_more` nodes; `relabel` writes one place past the last node it keeps."""
-        needed = num_known + num_more + 1
-        if needed > self._nodes.shape[0]:
-            grown = np.empty(max(needed, 2 * self._nodes.shape[0]), dtype=np.int64)
-            grown[:num_known] = self._nodes[:num_known]
-            self._nodes = grown
+    def _drop(
+        self, rows: Sequence[Rows], exclude: Sequence[Excluded], ids: NDArray[np.int64], position: NDArray[np.int64]
+    ) -> list[NDArray[np.int32] | None]:
+        """Take excluded edges out of the rows' entries of `ids` and `position`; what each row has left."""
+        counts: list[NDArray[np.int32] | None] = []
+        for index, spans in enumerate(rows):
+            count = np.diff(spans.room)
+            for excluded in exclude:
+                pairs = excluded.pairs[index]
+                if pairs is not None:
+                    drop_pairs(
+                        spans.nodes, spans.first, self._first_source(index), pairs.target, pairs.source,
+                        spans.room, count, ids, position,
+                    )  # fmt: skip
+            counts.append(count)
+        return counts
+
+    def _targets(self, index: int) -> tuple[int, int]:
+        """Global ids of the targets of relation `index`: the first, and one past the last."""
+        kind = self.topology.relations[index].target_type
+        return int(self.topology.type_offsets[kind]), int(self.topology.type_offsets[kind + 1])
+
+    def _first_source(self, index: int) -> int:
+        """Global id of the first source of relation `index`."""
+        return int(self.topology.type_offsets[self.topology.relations[index].source_type])
 
     def _check_range(self, seeds: NDArray[np.int64]) -> None:
-        num_nodes = self._slot.shape[0]
-        outside = np.flatnonzero((seeds < 0) | (seeds >= num_nodes))
+        outside = np.flatnonzero((seeds < 0) | (seeds >= self._num_nodes))
         if outside.size:
             raise BadInput(
                 f"seed nodes, entry {int(outside[0])}",
                 f"global id {int(seeds[outside[0]])} ({outside.size} such seeds)",
-                rule=f"ids lie in [0, {num_nodes})",
+                rule=f"ids lie in [0, {self._num_nodes})",
                 remedy="take seeds from this store",
             )
+
+
+def close_gaps(
+    indptr: NDArray[np.int32], counts: Sequence[NDArray[np.int32] | None], *entries: NDArray[np.int64]
+) -> int:
+    """Move every row's filled entries together and count them in `indptr` [R, n + 1]; returns how many there are.
+
+    Args:
+        counts: [R] of [n], how many of a row's places are filled, from the first; None for all.
+        entries: arrays of one entry a place.
+    """
+    end = base = 0
+    for rows, given in zip(indptr, counts, strict=True):
+        count = np.diff(rows) if given is None else given
+        for values in entries:
+            end = pack_rows(rows, count, base, values)
+        count_up(count, base, rows)
+        base = end
+    return end

@@ -100,6 +100,26 @@ def pretrain(
 
 @app.command(
     epilog=examples(
+        "hopstream plan run.yaml", "hopstream plan run.yaml tiers.memory_bytes=4GiB", "hopstream plan run.yaml --json"
+    )
+)
+def plan(run_file: RunPath, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Tell what a run will take, before any of it: batches, memory, cache hits, disk, seconds a step, the bottleneck.
+
+    Some real batches are sampled, read and trained on for that; nothing of the run is written. For a run that has
+    been done, what happened stands beside it.
+    """
+    from service.forecast import forecast
+    from service.forecast_table import forecast_tables
+    from service.run_file import load_run_file
+
+    with command(as_json=as_json) as progress:
+        report = forecast(load_run_file(run_file, overrides=overrides or []), progress=progress)
+    show(dataclasses.asdict(report), as_json=as_json, table=lambda: forecast_tables(report))
+
+
+@app.command(
+    epilog=examples(
         "hopstream embed run.yaml",
         "hopstream embed run.yaml --out s3://bucket/embeddings",
         "hopstream embed run.yaml --store other-store --out other-embeddings",

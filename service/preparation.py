@@ -13,6 +13,7 @@ from service.group import Group
 from service.model import Model, build_model
 from service.run_file import RunFile
 from service.run_folder import open_same_store
+from service.sampling_section import check_sampling
 from service.schema import GraphSchema
 from service.seed_nodes import seed_nodes
 from service.tiers import block_cache_of
@@ -45,6 +46,7 @@ def prepare(run: RunFile, *, group: Group, state: TrainingState | None) -> Prepa
     store = Store.open(run.data.store, block_cache=cache) if state is None else store_of(run, state, block_cache=cache)
     model = build_model(run, GraphSchema.from_store(store), group=group)
     check_hops(run, model)
+    check_sampling(run.sampling, store, seed_types=run.data.seed_types)
     order = SeedOrder(
         seed_nodes(store, run.data),
         num_nodes=int(store.type_offsets[-1]),

@@ -26,7 +26,7 @@ def pretrain(run: RunFile, *, progress: Progress) -> RunStatus:
         prepared = None if list_checkpoints(place) else check(run, progress=progress)
         if prepared is None and (stored := stored_run(place)) is not None:
             refuse_changes(stored, run)
-        if run.workers.count > 1:
+        if run.workers.count > 1 or run.workers.samplers:
             from service.ray_workers import train_on_ray  # one worker never pays for importing Ray
 
             return train_on_ray(run, lease=lease, progress=progress)

@@ -103,7 +103,7 @@ def train_on_ray(run: RunFile, *, lease: Lease, progress: Progress) -> RunStatus
     fails for good, with the coordinator's state set to failed.
     """
     progress.stage("start Ray", total=1, unit="clusters")
-    with ray_cluster(num_cpus=max(os.cpu_count() or 1, run.workers.count)):
+    with ray_cluster(num_cpus=max(os.cpu_count() or 1, run.workers.count * (1 + run.workers.samplers))):
         name = coordinator_name(run)
         actor = ray.remote(num_cpus=0)(RunCoordinator).options(name=name, namespace=NAMESPACE).remote(run)
         coordinator: Coordinator = RemoteCoordinator(actor)

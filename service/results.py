@@ -16,7 +16,7 @@ from service.preparation import pick_device, store_of
 from service.run_file import RunFile
 from service.run_folder import open_same_store, refuse_changes, run_place, stored_run
 from service.schema import GraphSchema
-from service.tiers import block_cache_of
+from service.tiers import block_cache_of, layerwise_cache_bytes
 from storage.errors import BadInput
 from storage.place import Place
 from storage.progress import Progress
@@ -90,7 +90,7 @@ def embed_run(run: RunFile, *, store_url: str | None, out: str | None, progress:
         out=target,
         work=run_place(run).child(WORK),
         source=EmbeddingSource(run=run.run.name, step=checkpoint.state.step),
-        cache_bytes=int(run.tiers.host_cache_bytes),
+        cache_bytes=layerwise_cache_bytes(run.tiers),
         rows_per_chunk=run.embedding.rows_per_chunk,
         max_edges_per_chunk=run.embedding.max_edges_per_chunk,
         device=pick_device(run, local_rank=0),
@@ -134,7 +134,7 @@ def evaluate_run(run: RunFile, *, embeddings: str | None, progress: Progress) ->
         config=run.evaluation,
         seed=settings.run.seed,
         work=run_place(run).child(WORK),
-        cache_bytes=int(run.tiers.host_cache_bytes),
+        cache_bytes=layerwise_cache_bytes(run.tiers),
         embedding=run.embedding,
         device=pick_device(run, local_rank=0),
         progress=progress,

@@ -21,6 +21,7 @@ from service.embedding import EmbeddingConfig
 from service.encoders import EncoderConfig
 from service.evaluation import EvaluationConfig
 from service.objectives import ObjectiveConfig
+from service.sampling_section import SamplingSection
 from service.tiers import TiersSection
 from storage.errors import BadInput
 from storage.place import Place
@@ -54,19 +55,6 @@ class DataSection(Section):
     seed_types: tuple[str, ...] = Field((), description="Node types to take seeds from; empty for all.")
 
 
-class SamplingSection(Section):
-    """How mini-batches are drawn."""
-
-    fanouts: tuple[int, ...] = Field(
-        (10, 10, 10),
-        description="Neighbours per relation and hop, from the seeds outward; -1 for all. As many as "
-        "encoder layers plus the objective's reach.",
-    )
-    seeds_per_step: int = Field(1024, ge=1, description="Seed nodes of the global batch, over all workers.")
-    num_threads: int = Field(1, ge=1, description="Sampling threads a worker.", json_schema_extra=HARMLESS)
-    queue_batches: int = Field(4, ge=1, description="Batches in flight a worker.", json_schema_extra=HARMLESS)
-
-
 class TrainingSection(Section):
     """The optimisation."""
 
@@ -98,6 +86,12 @@ class WorkersSection(Section):
     """Data-parallel workers under Ray Train; one worker needs no Ray."""
 
     count: int = Field(1, ge=1, description="Number of workers.")
+    samplers: int = Field(
+        0,
+        ge=0,
+        description="Ray actors, on any node, that sample for each worker: ids and structure, never features; 0: the "
+        "worker's threads sample.",
+    )
 
 
 class RunFile(Section):

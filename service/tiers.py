@@ -6,10 +6,12 @@ which serves stores that are elsewhere and features that stay in Parquet; below 
 
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from typing import Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
 from sampling.host_tier import HostTier, share_cache_bytes
+from sampling.planned_table import Packing
 from storage.block_cache import BlockCache
 from storage.default_cache import open_block_cache
 from storage.features import Features, StoredFeatures
@@ -22,8 +24,34 @@ class TiersSection(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    host_cache_bytes: ByteSize = Field(
-        ByteSize(1 << 30), description="Host memory a worker for the hottest rows, e.g. 4GiB."
+    memory_bytes: ByteSize | None = Field(
+        None,
+        description="Memory of a training worker for everything: process, step, topology, features, batches; unset for "
+        "four fifths of what its machine has left, shared by its workers.",
+    )
+    host_cache_bytes: ByteSize | None = Field(
+        None,
+        description="Of it for feature rows, e.g. 4GiB; unset for all that remains in training, 1GiB in embedding.",
+    )
+    device_cache_bytes: ByteSize | None = Field(
+        None,
+        description="Memory of the training device for the hottest feature rows; unset for half of what a GPU has "
+        "left, none on the CPU.",
+    )
+    topology: Literal["auto", "memory", "disk"] = Field(
+        "auto", description="Where adjacency is while training; auto: in memory where that leaves features enough."
+    )
+    topology_cache_bytes: ByteSize | None = Field(
+        None, description="Memory for the hottest adjacency of a topology on disk; unset for a share of what is free."
+    )
+    packing: Packing = Field(
+        "auto",
+        description="Whether missed rows are laid down on local disk in batch order: always, never, or where that is "
+        "predicted to be faster.",
+    )
+    scratch_folder: str | None = Field(
+        None,
+        description="Local folder for such packs and for batches that wait; unset for scratch beside the block cache.",
     )
     disk_cache_bytes: ByteSize | None = Field(
         None,
@@ -35,6 +63,15 @@ class TiersSection(BaseModel):
         description="Local folder of that cache, shared by all runs and workers of a machine; unset for "
         "$XDG_CACHE_HOME/hopstream/blocks, or ~/.cache/hopstream/blocks.",
     )
+
+
+DEFAULT_HOST_BYTES = 1 << 30
+"""for feature rows in layer-wise work"""
+
+
+def layerwise_cache_bytes(tiers: TiersSection) -> int:
+    """Host memory for feature rows while nodes are embedded."""
+    return DEFAULT_HOST_BYTES if tiers.host_cache_bytes is None else int(tiers.host_cache_bytes)
 
 
 def block_cache_of(tiers: TiersSection) -> BlockCache | None:

@@ -14,14 +14,14 @@ import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import torch
 from torch import nn
 
 from sampling.batch import MiniBatch
+from sampling.device_tier import on_device
 from sampling.keys import step_key, subkey
-from sampling.loader import Loader
 from service.checkpoint import (
     Checkpoint,
     TrainingState,
@@ -40,7 +40,7 @@ from service.objectives import LossSum
 from service.preparation import Preparation, pick_device, prepare
 from service.run_file import RunFile
 from service.run_folder import run_place
-from service.tiers import host_tiers, open_features
+from service.streaming import open_batches
 from storage.progress import Progress
 
 NOISE_TAG = 0x401_5E
@@ -86,38 +86,22 @@ def train(
     num_seeds = 0
     loss = 0.0 if checkpoint is None else checkpoint.state.loss
     with ExitStack() as opened:
-        progress.stage("read topology", total=1, unit="graphs")
-        topology = store.topology()
-        progress.advance(1)
-        tables = open_features(store, opened)
-        tiers = host_tiers(tables, cache_bytes=int(run.tiers.host_cache_bytes), progress=progress)
-        loader = Loader(
-            topology,
-            order=order,
-            fanouts=run.sampling.fanouts,
-            seed=run.run.seed,
-            features=tiers,
-            rank=group.rank,
-            world_size=group.world_size,
-            num_threads=run.sampling.num_threads,
-            queue_batches=run.sampling.queue_batches,
-            pin_memory=device.type == "cuda",
-        )
-        opened.callback(loader.close)
+        source, tier = open_batches(run, prepared, group=group, device=device, opened=opened, progress=progress)
+        batches = source.batches(first_step=first_step, last_step=total_steps)
+        if tier is not None:
+            batches = opened.enter_context(closing(on_device(batches, tier)))
         coordinator.plan(total_steps=total_steps)
         progress.stage("pretrain", total=total_steps, unit="steps")
         progress.advance(first_step)
         began = time.monotonic()
         interrupts = opened.enter_context(Interrupts())
-        for batch in loader.batches(first_step=first_step, last_step=total_steps):
+        for batch in batches:
             done = batch.epoch * order.steps_per_epoch + batch.step + 1
             rate = learning_rate(run.training, step=done - 1, total_steps=total_steps)
             for settings in optimizer.param_groups:
                 settings["lr"] = rate
-            step_began, waited = time.monotonic(), loader.counters.wait_seconds
-            loss, norm = take_step(
-                run, batch.to(device), forward=forward, model=model, optimizer=optimizer, group=group
-            )
+            step_began, waited = time.monotonic(), source.counters.wait_seconds
+            loss, norm = take_step(run, batch, forward=forward, model=model, optimizer=optimizer, group=group)
             if group.rank == 0:
                 coordinator.report(
                     StepReport(
@@ -127,7 +111,7 @@ def train(
                         learning_rate=rate,
                         grad_norm=norm,
                         seconds=time.monotonic() - step_began,
-                        wait_seconds=loader.counters.wait_seconds - waited,
+                        wait_seconds=source.counters.wait_seconds - waited,
                         seeds=batch.num_seeds_global,
                     )
                 )
@@ -148,6 +132,7 @@ def train(
             interrupts.check()
         group.barrier()
     if group.rank == 0:
+        hits = source.host_hits()
         coordinator.summarise(
             TrainingSummary(
                 steps=total_steps - first_step,
@@ -155,13 +140,13 @@ def train(
                 loss=loss,
                 num_parameters=sum(parameter.numel() for parameter in model.parameters()),
                 seeds=num_seeds,
-                sampled_nodes=loader.counters.sampled_nodes,
-                sampled_edges=loader.counters.sampled_edges,
-                sample_seconds=loader.counters.sample_seconds,
-                fetch_seconds=loader.counters.fetch_seconds,
-                wait_seconds=loader.counters.wait_seconds,
-                host_requests=sum(tier.counters.requests for tier in tiers if tier is not None),
-                host_hits=sum(tier.counters.hits for tier in tiers if tier is not None),
+                sampled_nodes=source.counters.sampled_nodes,
+                sampled_edges=source.counters.sampled_edges,
+                sample_seconds=source.counters.sample_seconds,
+                fetch_seconds=source.counters.fetch_seconds,
+                wait_seconds=source.counters.wait_seconds,
+                host_requests=hits.requests,
+                host_hits=hits.hits,
             )
         )
 

@@ -19,11 +19,13 @@ def open_block_cache(*, folder: str | None = None, limit_bytes: int | None = Non
     """
     if limit_bytes == 0:
         return None
-    folder = folder or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "hopstream", "blocks"
-    )
-    folder = os.path.abspath(os.path.expanduser(folder))
+    folder = os.path.abspath(os.path.expanduser(folder or default_folder()))
     return BlockCache(folder, limit_bytes=limit_bytes or _default_limit_bytes(folder))
+
+
+def default_folder() -> str:
+    """Where blocks are kept unless another folder is named."""
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "hopstream", "blocks")
 
 
 def _default_limit_bytes(folder: str) -> int:

@@ -4,6 +4,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
+from numba import types
+
+memcpy: Any = types.ExternalFunction("memcpy", types.voidptr(types.uintp, types.uintp, types.uintp))
+"""of the C library, for kernels: several times as fast as a loop over the words of a row"""
 
 F = TypeVar("F", bound=Callable[..., Any])
 

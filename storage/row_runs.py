@@ -4,14 +4,12 @@ Costs are counted in pages: a run costs its pages and RUN_COST_PAGES for being a
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 
 from storage.block_reads import OK, Staging, load_run
-from storage.jit import kernel
+from storage.jit import kernel, memcpy
 from storage.npy import HEADER_BYTES
 from storage.pages import PAGE_BYTES
 
@@ -23,8 +21,6 @@ RUN_COST_PAGES = 8
 """what starting a read costs, in pages that could have been read instead"""
 LEAST_UNIT_PAGES = 64
 """below this, handing a unit to a thread costs more than it saves"""
-
-_memcpy: Any = types.ExternalFunction("memcpy", types.voidptr(types.uintp, types.uintp, types.uintp))
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ def copy_rows(
     target = out.ctypes.data
     for index in range(rows.shape[0]):
         skip = HEADER_BYTES + rows[index] * row_bytes - first_byte
-        _memcpy(target + np.uintp(order[index] * row_bytes), source + np.uintp(skip), row_bytes)
+        memcpy(target + np.uintp(order[index] * row_bytes), source + np.uintp(skip), row_bytes)
 
 
 @kernel

@@ -20,6 +20,7 @@ from storage.in_place import ParquetFeatures
 from storage.node_columns import deleted_ids, find_rows, read_column, stream_ids
 from storage.npy import HEADER_BYTES, damaged
 from storage.place import Place
+from storage.row_runs import MAX_GAP_BYTES
 from storage.schema import FORMAT_VERSION, MANIFEST_NAME, Generation, Manifest, NodeType, RelationInfo
 from storage.segments import manifest_name
 
@@ -125,8 +126,12 @@ class Store:
             timestamp=merged.timestamp,
         )
 
-    def features(self, node_type: str) -> StoredFeatures | None:
-        """A new reader of the type's feature rows, which the caller closes; None when it has no features."""
+    def features(self, node_type: str, *, max_gap_bytes: int = MAX_GAP_BYTES) -> StoredFeatures | None:
+        """A new reader of the type's feature rows, which the caller closes; None when it has no features.
+
+        Args:
+            max_gap_bytes: gaps between rows that are read through rather than skipped.
+        """
         found = self.node_type(node_type)
         if found.feature_dim is None or found.feature_dtype is None:
             return None
@@ -151,6 +156,7 @@ class Store:
                     num_rows=segment.num_nodes,
                     dim=found.feature_dim,
                     dtype=found.feature_dtype,
+                    max_gap_bytes=max_gap_bytes,
                 )
             )
         return parts[0] if len(parts) == 1 else SegmentedFeatures(parts)

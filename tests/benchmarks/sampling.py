@@ -4,6 +4,10 @@
 
 Both expand every known node at every hop (DGL's blocks), over the same generated power-law graph, from the same
 seeds in memory. DGL runs with one thread by OMP_NUM_THREADS; its two-thread figure runs two threads of seeds.
+
+The other sampling modes are measured after that, one thread each, on the same edges with weights and with times that
+are spread evenly over every list, from seeds with uniform times; and how many distinct nodes labor's batches have for
+each of uniform ones.
 """
 
 import os
@@ -11,12 +15,14 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sampling.modes import SamplingMode
 from sampling.neighbors import NeighborSampler
 from storage.graph import RelationCSC, Topology
 from storage.schema import Relation
@@ -25,6 +31,17 @@ from tests.benchmarks.record import arguments, report, say
 FANOUTS = (15, 10, 5)
 NUM_SEEDS = 1024
 PAIRS = 7
+MODE_REPEATS = 3
+TIMES = 1 << 20
+MODES = {
+    "weighted": SamplingMode("weighted"),
+    "temporal_uniform": SamplingMode("temporal-uniform"),
+    "temporal_latest": SamplingMode("temporal-latest"),
+    "labor": SamplingMode("labor"),
+    "labor_dependency_64": SamplingMode("labor", batch_dependency=64),
+    "ppr": SamplingMode("ppr"),
+}
+"""by the name of their figure"""
 
 
 def power_law_graph(num_nodes: int, num_edges: int) -> Topology:
@@ -49,6 +66,17 @@ def power_law_graph(num_nodes: int, num_edges: int) -> Topology:
     return Topology(node_types=("node",), type_offsets=np.array([0, num_nodes], dtype=np.int64), relations=(relation,))
 
 
+def dressed(graph: Topology) -> Topology:
+    """The same edges with weights, and times from 0 to TIMES spread evenly over every list."""
+    relation = graph.relations[0]
+    num_edges = relation.indices.shape[0]
+    degree = np.diff(relation.indptr).astype(np.int64)
+    place = np.arange(num_edges, dtype=np.int64) - np.repeat(relation.indptr[:-1].astype(np.int64), degree)
+    weight = np.random.default_rng(2).random(size=(num_edges,), dtype=np.float32)
+    timestamp = place * TIMES // np.repeat(degree, degree)
+    return replace(graph, relations=(replace(relation, weight=weight, timestamp=timestamp),))
+
+
 def our_worker(graph: Topology) -> Callable[[NDArray[np.int64], int], int]:
     """A sampler of ours: (seeds, step) -> edges."""
     sampler = NeighborSampler(graph, fanouts=FANOUTS, seed=1)
@@ -58,6 +86,30 @@ def our_worker(graph: Topology) -> Callable[[NDArray[np.int64], int], int]:
         return sum(hop.source.shape[0] for hop in sample.hops)
 
     return work
+
+
+def measure_modes(graph: Topology, batches: list[NDArray[np.int64]]) -> dict[str, float]:
+    """Edges a second of every other mode with one thread, and distinct nodes of labor's batches over uniform's."""
+    times = np.random.default_rng(3).integers(0, TIMES, NUM_SEEDS)
+    nodes: dict[str, int] = {}
+    figures: dict[str, float] = {}
+    for name, mode in {"uniform": SamplingMode(), **MODES}.items():
+        sampler = NeighborSampler(graph, fanouts=FANOUTS, seed=1, mode=mode)
+        given = times if mode.is_temporal else None
+        sampler.sample(batches[0], epoch=0, step=1, times=given)  # compile and warm up
+        measured = []
+        for _ in range(MODE_REPEATS):
+            began = time.perf_counter()
+            samples = [
+                sampler.sample(seeds, epoch=0, step=step, times=given) for step, seeds in enumerate(batches, start=1)
+            ]
+            edges = sum(hop.source.shape[0] for sample in samples for hop in sample.hops)
+            measured.append(edges / (time.perf_counter() - began))
+            nodes[name] = sum(sample.nodes.shape[0] for sample in samples)
+        if name in MODES:
+            figures[f"{name}_edges_per_second"] = statistics.median(measured)
+    figures["labor_nodes_over_uniform"] = nodes["labor"] / nodes["uniform"]
+    return figures
 
 
 def dgl_worker(graph: Topology) -> Callable[[NDArray[np.int64], int], int]:
@@ -134,6 +186,8 @@ def main() -> None:
     figures["thread_scaling_2"] = (
         figures["hopstream_2_thread_edges_per_second"] / figures["hopstream_1_thread_edges_per_second"]
     )
+    say("the other modes", options)
+    figures |= measure_modes(dressed(graph), batches)
     config = {
         "num_nodes": num_nodes,
         "num_edges": num_edges,
@@ -141,6 +195,7 @@ def main() -> None:
         "num_seeds": NUM_SEEDS,
         "batches_per_measurement": num_batches,
         "pairs": PAIRS,
+        "mode_repeats": MODE_REPEATS,
     }
     report("sampling", figures, config, options)
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from sampling.modes import ModeName, SamplingMode
 from sampling.neighbors import ALL_NEIGHBORS, NeighborSampler, Sample
 from storage.errors import BadInput
 from storage.graph import Topology
-from tests.sampling.graphs import csc_of, one_type_graph, topology_of, two_type_graph
+from tests.sampling.graphs import csc_of, dressed, one_type_graph, topology_of, two_type_graph
 
 
 def edges_of_row(sample: Sample, hop: int, relation: int, row: int) -> range:
@@ -17,13 +18,21 @@ def edges_of_row(sample: Sample, hop: int, relation: int, row: int) -> range:
     return range(int(indptr[relation, row]), int(indptr[relation, row + 1]))
 
 
+MODES: tuple[ModeName, ...] = ("uniform", "weighted", "temporal-uniform", "temporal-latest", "labor", "ppr")
+
+
 @pytest.mark.parametrize("graph", [one_type_graph(), two_type_graph()])
 @pytest.mark.parametrize("fanouts", [(3,), (5, 2), (4, 3, 2), (ALL_NEIGHBORS, 2), (2, ALL_NEIGHBORS)])
+@pytest.mark.parametrize("mode", MODES)
 def test_sampled_edges_are_distinct_real_in_edges_of_the_right_number(
-    graph: Topology, fanouts: tuple[int, ...]
+    graph: Topology, fanouts: tuple[int, ...], mode: ModeName
 ) -> None:
+    if mode != "uniform":
+        graph = dressed(graph)
     seeds = np.array([7, 0, 150, 31, 99], dtype=np.int64)
-    sample = NeighborSampler(graph, fanouts=fanouts, seed=3).sample(seeds, epoch=1, step=2)
+    times = np.full(200, 30, dtype=np.int64)
+    sampler = NeighborSampler(graph, fanouts=fanouts, seed=3, mode=SamplingMode(mode, node_times=times))
+    sample = sampler.sample(seeds, epoch=1, step=2)
     assert sample.nodes[: seeds.size].tolist() == seeds.tolist()
     assert np.unique(sample.nodes).size == sample.nodes.size
     num_known = seeds.size
@@ -39,8 +48,14 @@ def test_sampled_edges_are_distinct_real_in_edges_of_the_right_number(
                 if not 0 <= node < relation.indptr.size - 1:
                     assert positions == []
                     continue
-                own = range(int(relation.indptr[node]), int(relation.indptr[node + 1]))
-                assert set(positions) <= set(own)
+                own = set(range(int(relation.indptr[node]), int(relation.indptr[node + 1])))
+                if mode == "weighted":
+                    assert relation.weight is not None
+                    own = {edge for edge in own if relation.weight[edge] > 0}
+                elif mode in ("temporal-uniform", "temporal-latest"):
+                    assert relation.timestamp is not None
+                    own = {edge for edge in own if relation.timestamp[edge] < 30}
+                assert set(positions) <= own
                 assert len(set(positions)) == len(positions)
                 assert len(positions) == (len(own) if fanout < 0 else min(fanout, len(own)))
                 sources = relation.indices[positions] + graph.type_offsets[relation.source_type]
@@ -96,23 +111,32 @@ def test_every_edge_and_every_pair_of_edges_is_drawn_equally_often(degree: int, 
         assert stats.chisquare(observed, wanted).pvalue > 1e-4
 
 
-def test_a_neighbourhood_depends_on_its_node_and_not_on_the_other_seeds() -> None:
-    graph = two_type_graph()
-    sampler = NeighborSampler(graph, fanouts=(3, 2), seed=5)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_neighbourhood_depends_on_its_node_and_not_on_the_other_seeds(mode: ModeName) -> None:
+    graph = dressed(two_type_graph())
+    times = np.full(200, 40, dtype=np.int64)
+    sampler = NeighborSampler(graph, fanouts=(3, 2), seed=5, mode=SamplingMode(mode, node_times=times))
     alone = sampler.sample(np.array([42]), epoch=0, step=9)
     among = sampler.sample(np.array([3, 77, 42, 130]), epoch=0, step=9)
-    for relation in range(3):
-        left = [int(alone.hops[0].position[edge]) for edge in edges_of_row(alone, 0, relation, 0)]
-        right = [int(among.hops[0].position[edge]) for edge in edges_of_row(among, 0, relation, 2)]
-        assert left == right
+    rows = {int(node): row for row, node in enumerate(among.nodes)}
+    for hop in range(2):
+        for row in range(alone.hops[hop].num_targets):
+            other = rows[int(alone.nodes[row])]
+            for relation in range(3):
+                left = [int(alone.hops[hop].position[edge]) for edge in edges_of_row(alone, hop, relation, row)]
+                right = [int(among.hops[hop].position[edge]) for edge in edges_of_row(among, hop, relation, other)]
+                assert left == right
 
 
-def test_steps_epochs_hops_and_seeds_draw_differently() -> None:
-    graph = one_type_graph(num_nodes=50, num_edges=5000)
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "temporal-latest"])
+def test_steps_epochs_hops_and_seeds_draw_differently(mode: ModeName) -> None:
+    graph = dressed(one_type_graph(num_nodes=50, num_edges=5000))
     nodes = np.arange(50, dtype=np.int64)
 
     def positions(*, seed: int, epoch: int, step: int, hop: int) -> list[int]:
-        sample = NeighborSampler(graph, fanouts=(3, 3), seed=seed).sample(nodes, epoch=epoch, step=step)
+        settings = SamplingMode(mode, node_times=np.full(50, 40, dtype=np.int64))
+        sampler = NeighborSampler(graph, fanouts=(3, 3), seed=seed, mode=settings)
+        sample = sampler.sample(nodes, epoch=epoch, step=step)
         drawn: list[int] = sample.hops[hop].position.tolist()
         return drawn
 
@@ -134,6 +158,22 @@ def test_one_neighbourhood_is_pinned_across_versions() -> None:
 
 
 PINNED_POSITIONS = [421, 403, 416, 398]
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "uniform"])
+def test_one_neighbourhood_of_every_mode_is_pinned_across_versions(mode: ModeName) -> None:
+    settings = SamplingMode(mode, batch_dependency=4, node_times=np.full(200, 40, dtype=np.int64))
+    sampler = NeighborSampler(dressed(one_type_graph()), fanouts=(4,), seed=1, mode=settings)
+    assert sampler.sample(np.array([3]), epoch=0, step=6).hops[0].position.tolist() == PINNED_BY_MODE[mode]
+
+
+PINNED_BY_MODE: dict[ModeName, list[int]] = {
+    "weighted": [398, 403, 409, 416],
+    "temporal-uniform": [397, 413, 415, 421],
+    "temporal-latest": [418, 419, 420, 421],
+    "labor": [395, 416, 421, 424],
+    "ppr": [394, 398, 410, 416],
+}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Random graphs as plain arrays, and the topologies made of them without the code under test."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -72,3 +74,40 @@ def two_type_graph(*, seed: int = 0) -> Topology:
         relation_of("b", source_type=1, target_type=0, sizes=sizes, num_edges=700, rng=rng, weighted=True),
         relation_of("c", source_type=0, target_type=0, sizes=sizes, num_edges=900, rng=rng),
     )
+
+
+def dressed(graph: Topology, *, seed: int = 0, num_times: int = 50) -> Topology:
+    """The same edges with weights, a fifth of them 0, and times in [0, num_times), sorted as a store sorts them."""
+    rng = np.random.default_rng(seed)
+    relations = []
+    for relation in graph.relations:
+        num_edges = relation.indices.size
+        target = np.repeat(np.arange(relation.indptr.size - 1), np.diff(relation.indptr))
+        timestamp = rng.integers(0, num_times, num_edges)
+        order = np.lexsort((relation.indices, timestamp, target))
+        weight = rng.exponential(size=num_edges).astype(np.float32)
+        weight[rng.random(num_edges) < 0.2] = 0
+        relations.append(
+            replace(
+                relation, indices=relation.indices[order], weight=weight, timestamp=timestamp[order].astype(np.int64)
+            )
+        )
+    return replace(graph, relations=tuple(relations))
+
+
+def rows_of_sources(lists: list[list[int]], *, num_sources: int, **columns: list[list[float]]) -> Topology:
+    """A graph whose type 1 has one node for each given list of in-neighbours of type 0; `columns` are per edge."""
+    source = np.array([node for row in lists for node in row], dtype=np.int32)
+    indptr = np.concatenate([[0], np.cumsum([len(row) for row in lists])]).astype(np.int32)
+    given = {name: np.array([value for row in rows for value in row]) for name, rows in columns.items()}
+    relation = RelationCSC(
+        relation=Relation("t0", "to", "t1"),
+        source_type=0,
+        target_type=1,
+        indptr=indptr,
+        indices=source,
+        out_degree=np.bincount(source, minlength=num_sources).astype(np.int32),
+        weight=given["weight"].astype(np.float32) if "weight" in given else None,
+        timestamp=given["timestamp"].astype(np.int64) if "timestamp" in given else None,
+    )
+    return topology_of((num_sources, len(lists)), relation)

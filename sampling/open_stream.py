@@ -1,0 +1,208 @@
+"""A store and a budget in, a running stream out: looks at a few real batches, divides the memory, opens the tiers.
+
+store, order, fan-outs -> batch sizes     a few batches, sampled
+batch sizes, budget    -> memory split    sampling.memory_split
+memory split           -> source, tables  sampling.sources, sampling.planned_table
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampling.batch_size import NUM_LOOKED_AT, BatchSize, batch_bytes, table_needs
+from sampling.device_rows import tables_behind
+from sampling.fanouts import HopFanout
+from sampling.kept import SampleSpace
+from sampling.memory_split import (
+    CHUNK_BYTES,
+    KEPT_BYTES,
+    PACK_THREADS,
+    MemorySplit,
+    StreamNeeds,
+    TopologyPlace,
+    split_memory,
+)
+from sampling.modes import UNIFORM, SamplingMode
+from sampling.open_source import Served, SourceOpener, topology_bytes
+from sampling.planned_table import Packing, PlannedTable
+from sampling.seeds import SeedOrder
+from sampling.shared_memory import FeatureMemory
+from sampling.sources import SampleSource
+from sampling.stream import Stream
+from storage.disk_speed import DiskSpeed, disk_speed
+from storage.graph import Topology
+from storage.progress import NoProgress, Progress
+from storage.read_pool import ReadPool
+from storage.store import Store
+
+SURELY_SMALL = 0.3
+"""of the budget: a topology of at most this is read into memory before anything is known of the batches"""
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What a stream may use."""
+
+    memory_bytes: int
+    """of this process, for everything"""
+    process_bytes: int
+    """of them, what it has in use already"""
+    scratch_folder: str
+    """local folder for packs and waiting samples"""
+    step_bytes: Callable[[BatchSize], int] = lambda _: 0
+    """what a training step takes"""
+    topology: TopologyPlace = "auto"
+    cache_bytes: int | None = None
+    """for feature rows; None for all that remains"""
+    topology_cache_bytes: int | None = None
+    """for the hottest adjacency of a topology on disk; None for a share"""
+    batches_per_superbatch: int | None = None
+    """None for as many as memory allows"""
+    packing: Packing = "auto"
+    num_threads: int = 1
+    queue_batches: int = 1
+    pin_memory: bool = False
+    device_rows: Sequence[int] | None = None
+    """of each node type, kept on the training device and not served; the same for all ranks of a host"""
+
+
+@dataclass(frozen=True)
+class OpenStream:
+    """A stream, and how it came to be as it is."""
+
+    stream: Stream
+    needs: StreamNeeds
+    split: MemorySplit
+    batch: BatchSize
+    speed: DiskSpeed
+    look: Callable[[Sequence[HopFanout]], BatchSize]
+    """how large batches are with other fan-outs; while no batches are streamed"""
+
+    def trace(self, num_steps: int) -> list[list[NDArray[np.int64]]]:
+        """Rows of each table [T][num_steps] that the first batches ask for; while no batches are streamed."""
+        found: list[list[NDArray[np.int64]]] = [[] for _ in self.stream.tables]
+        for drawn in self.stream.source.samples(0, num_steps):
+            for index, rows in enumerate(found):
+                asked = [self.stream.rows_of(batch.nodes, index).astype(np.int64) for batch in drawn]
+                rows.append(asked[0] if len(asked) == 1 else np.unique(np.concatenate(asked)))
+        return found
+
+
+def open_stream(
+    store: Store,
+    *,
+    order: SeedOrder,
+    fanouts: Sequence[HopFanout],
+    seed: int,
+    settings: StreamSettings,
+    opened: ExitStack,
+    mode: SamplingMode = UNIFORM,
+    ranks: Sequence[int] = (0,),
+    world_size: int = 1,
+    num_steps: int | None = None,
+    make_source: Callable[[], SampleSource] | None = None,
+    memory: FeatureMemory | None = None,
+    progress: Progress | None = None,
+) -> OpenStream:
+    """Open everything between a store and its mini-batches; what was opened is closed by `opened`.
+
+    Args:
+        num_steps: how many batches will be asked for, where that is known.
+        make_source: samples elsewhere, instead of from a topology here.
+        memory: what the features of batches are written to; None for memory of the stream's own.
+
+    Raises BadInput for a budget in which nothing works.
+    """
+    progress = progress or NoProgress()
+    progress.stage("measure disk", total=1, unit="disks")
+    speed = disk_speed(settings.scratch_folder)
+    progress.advance(1)
+    progress.stage("read topology", total=1, unit="graphs")
+    sources = SourceOpener(
+        store,
+        fanouts=fanouts,
+        seed=seed,
+        mode=mode,
+        served=Served(order, ranks, world_size),
+        topology=None if make_source is not None else _topology_if_small(store, settings, mode),
+        make=make_source,
+    )
+    progress.advance(1)
+    progress.stage("look at batches", total=NUM_LOOKED_AT, unit="batches")
+    batch = sources.look(fanouts)
+    progress.advance(NUM_LOOKED_AT)
+    stored = [store.features(kind.name, max_gap_bytes=speed.gap_bytes) for kind in store.node_types]
+    for file in stored:
+        if file is not None:
+            opened.enter_context(closing(file))
+    on_device = settings.device_rows or [0] * len(stored)
+    tables, batch = tables_behind(stored, on_device), batch.behind(on_device)
+    needs = StreamNeeds(
+        process_bytes=settings.process_bytes + settings.step_bytes(batch),
+        num_nodes=order.num_nodes,
+        topology_bytes=sources.num_bytes,
+        tables=tuple(table_needs(table, seen) for table, seen in zip(tables, batch.seen, strict=True)),
+        batch_bytes=batch_bytes(batch, tables, num_relations=len(store.relations)),
+        num_threads=settings.num_threads,
+        queue_batches=settings.queue_batches,
+        num_steps=num_steps or order.steps_per_epoch,
+    )
+    split = split_memory(
+        needs,
+        memory_bytes=settings.memory_bytes,
+        topology=_place(store, settings, mode),
+        cache_bytes=settings.cache_bytes,
+        topology_cache_bytes=settings.topology_cache_bytes,
+    )
+    source = sources.open(split, num_threads=settings.num_threads, max_gap_bytes=speed.gap_bytes, opened=opened)
+    space = SampleSpace(memory_bytes=KEPT_BYTES, folder=settings.scratch_folder)
+    pool = ReadPool(num_threads=PACK_THREADS)
+    opened.callback(pool.close)
+    progress.stage("fill host cache", total=len(tables), unit="tables")
+    planned: list[PlannedTable | None] = []
+    for table, share in zip(tables, split.tables, strict=True):
+        planned.append(
+            None
+            if table is None or share is None
+            else PlannedTable(
+                table,
+                num_static=share.num_static,
+                num_slots=share.num_slots,
+                landing_bytes=share.landing_bytes,
+                chunk_bytes=CHUNK_BYTES,
+                folder=settings.scratch_folder,
+                speed=speed,
+                pool=pool,
+                space=space,
+                packing=settings.packing,
+            )
+        )
+        progress.advance(1)
+    stream = Stream(
+        source,
+        type_offsets=store.type_offsets,
+        order=order,
+        tables=planned,
+        space=space,
+        batches_per_superbatch=settings.batches_per_superbatch or split.batches_per_superbatch,
+        ranks=ranks,
+        world_size=world_size,
+        queue_batches=settings.queue_batches,
+        pin_memory=settings.pin_memory,
+        device_rows=on_device,
+        memory=memory,
+    )
+    return OpenStream(stream, needs, split, batch, speed, sources.look)
+
+
+def _place(store: Store, settings: StreamSettings, mode: SamplingMode) -> TopologyPlace:
+    """Where the topology is to be, as far as that is known before the batches are."""
+    small = topology_bytes(store) <= SURELY_SMALL * (settings.memory_bytes - settings.process_bytes)
+    return "memory" if mode.name != "uniform" or (small and settings.topology == "auto") else settings.topology
+
+
+def _topology_if_small(store: Store, settings: StreamSettings, mode: SamplingMode) -> Topology | None:
+    return store.topology() if _place(store, settings, mode) == "memory" else None

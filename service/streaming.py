@@ -1,0 +1,213 @@
+"""Mini-batches for training: from memory where everything fits, else by the planned stream; the same batches.
+
+The budget is `tiers.memory_bytes`: for the process, the training step, the topology, feature rows, and batches that
+wait. Where it is not given, it is a share of what the machine has left, divided by its workers.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from sampling.batch import MiniBatch
+from sampling.device_rows import default_cache_bytes, tables_behind
+from sampling.device_rows import device_rows as device_rows_of
+from sampling.device_tier import DeviceTier
+from sampling.loader import Loader, LoaderCounters
+from sampling.open_source import topology_bytes
+from service.feeding import BatchLoader, OwnLoader, open_loader, ranks_of_host
+from service.group import Group
+from service.machine_memory import anonymous_bytes
+from service.preparation import Preparation
+from service.run_file import RunFile
+from service.sampling_section import sampling_mode
+from service.tier_budget import memory_budget, open_rank_stream, planned_stream
+from service.tiers import host_tiers, open_features
+from storage.progress import Progress
+from storage.store import Store
+
+FREE_SHARE = 0.8
+"""of the memory that is left is the budget where none is given"""
+SURE_SHARE = 0.7
+"""of the budget: what takes no more is held in memory without any planning"""
+BATCH_SHARE = 64 << 20
+"""allowed for batches in flight when everything is in memory"""
+FLOAT_BYTES = 4
+KEPT_TENSORS = 4
+"""of a layer's inputs and outputs are kept for the way back, with their gradients"""
+
+
+@dataclass(frozen=True)
+class HostHits:
+    """Feature rows that were asked for, and those that host memory had."""
+
+    requests: int
+    hits: int
+
+
+class BatchSource(Protocol):
+    """What the training loop takes batches from."""
+
+    @property
+    def counters(self) -> LoaderCounters:
+        """What was done so far."""
+
+    def batches(self, *, first_step: int, last_step: int) -> Iterator[MiniBatch]:
+        """The batches of steps [first_step, last_step), counted from the start of the run."""
+
+    def host_hits(self) -> HostHits:
+        """How host memory did so far."""
+
+
+class FromMemory:
+    """Everything is in memory."""
+
+    def __init__(
+        self,
+        run: RunFile,
+        prepared: Preparation,
+        group: Group,
+        opened: ExitStack,
+        progress: Progress,
+        *,
+        device_rows: Sequence[int],
+    ) -> None:
+        progress.stage("read topology", total=1, unit="graphs")
+        topology = prepared.store.topology()
+        progress.advance(1)
+        tables = tables_behind(open_features(prepared.store, opened), device_rows)
+        cache_bytes = sum(0 if t is None else t.num_rows * t.dim * t.dtype.itemsize for t in tables)
+        self._tiers = host_tiers(tables, cache_bytes=cache_bytes, progress=progress)
+        self._loader = Loader(
+            topology,
+            order=prepared.order,
+            fanouts=run.sampling.fanouts,
+            seed=run.run.seed,
+            mode=sampling_mode(run.sampling, prepared.store),
+            features=self._tiers,
+            rank=group.rank,
+            world_size=group.world_size,
+            num_threads=run.sampling.num_threads,
+            queue_batches=run.sampling.queue_batches,
+            device_rows=device_rows,
+        )
+        opened.callback(self._loader.close)
+
+    @property
+    def counters(self) -> LoaderCounters:
+        """See `BatchSource`."""
+        return self._loader.counters
+
+    def batches(self, *, first_step: int, last_step: int) -> Iterator[MiniBatch]:
+        """See `BatchSource`."""
+        return self._loader.batches(first_step=first_step, last_step=last_step)
+
+    def host_hits(self) -> HostHits:
+        """See `BatchSource`."""
+        counters = [tier.counters for tier in self._tiers if tier is not None]
+        return HostHits(sum(found.requests for found in counters), sum(found.hits for found in counters))
+
+
+class FromStream:
+    """The planned stream: of this rank, or of all ranks of its host."""
+
+    def __init__(self, loader: BatchLoader) -> None:
+        self._loader = loader
+
+    @property
+    def counters(self) -> LoaderCounters:
+        """See `BatchSource`."""
+        counters = self._loader.counters
+        return LoaderCounters(
+            batches=counters.serve.items,
+            sampled_nodes=counters.sampled_nodes,
+            sampled_edges=counters.sampled_edges,
+            sample_seconds=counters.sample.seconds,
+            fetch_seconds=counters.pack.seconds + counters.read.seconds + counters.serve.seconds,
+            wait_seconds=counters.wait_seconds,
+            idle_seconds=counters.serve.waited_for_room_seconds,
+        )
+
+    def batches(self, *, first_step: int, last_step: int) -> Iterator[MiniBatch]:
+        """See `BatchSource`."""
+        return self._loader.batches(first_step=first_step, last_step=last_step)
+
+    def host_hits(self) -> HostHits:
+        """See `BatchSource`."""
+        counters = [counters for counters in self._loader.tables if counters is not None]
+        return HostHits(
+            sum(found.requests for found in counters),
+            sum(found.static_hits + found.dynamic_hits for found in counters),
+        )
+
+
+def open_batches(
+    run: RunFile,
+    prepared: Preparation,
+    *,
+    group: Group,
+    device: torch.device,
+    opened: ExitStack,
+    progress: Progress,
+) -> tuple[BatchSource, DeviceTier | None]:
+    """Open what the training loop takes batches from, closed by `opened`; every rank calls it, at the same point.
+
+    Returns it with the rows that the training device keeps; batches then have the others only. Ranks that share a
+    feeder have no such rows. Raises BadInput for a budget in which nothing works.
+    """
+    store = prepared.store
+    fits = not run.workers.samplers and fits_in_memory(run, store, memory_bytes=memory_budget(run, group.world_size))
+    votes = group.sum(torch.tensor([float(fits)], dtype=torch.float64, device=device))
+    fits = int(votes.item()) == group.world_size  # memory left differs from host to host; the ranks must agree
+    if not fits and group.world_size > 1 and len(ranks_of_host(group, device=device)) > 1:
+        progress.stage("start feeder", total=1, unit="feeders")
+        loader = open_loader(
+            store, run, order=prepared.order, group=group, device=device, open_stream=open_rank_stream, opened=opened
+        )
+        progress.advance(1)
+        return FromStream(loader), None
+    tier = open_device_tier(run, store, device)
+    device_rows = tier.num_rows if tier is not None else [0] * len(store.node_types)
+    if fits:
+        return FromMemory(run, prepared, group, opened, progress, device_rows=device_rows), tier
+    found = planned_stream(
+        store,
+        run,
+        order=prepared.order,
+        ranks=(group.rank,),
+        world_size=group.world_size,
+        opened=opened,
+        num_steps=prepared.total_steps,
+        device_rows=device_rows,
+        progress=progress,
+    )
+    return FromStream(OwnLoader(found.stream)), tier
+
+
+def open_device_tier(run: RunFile, store: Store, device: torch.device) -> DeviceTier | None:
+    """The hottest rows on the training device, as many as the run file or a GPU's free memory allow; None for none."""
+    given = run.tiers.device_cache_bytes
+    cache_bytes = default_cache_bytes(device) if given is None else int(given)
+    if device.type == "cpu" and cache_bytes == 0:
+        return None
+    with ExitStack() as filling:
+        tables = open_features(store, filling)
+        return DeviceTier(tables, num_rows=device_rows_of(tables, cache_bytes=cache_bytes), device=device)
+
+
+def fits_in_memory(run: RunFile, store: Store, *, memory_bytes: int) -> bool:
+    """Whether a run needs no plan: topology and all feature rows are in memory, and are allowed to be."""
+    features = sum(
+        kind.num_nodes * kind.feature_dim * np.dtype(kind.feature_dtype).itemsize
+        for kind in store.node_types
+        if kind.feature_dim is not None and kind.feature_dtype is not None
+    )
+    allowed = run.tiers.host_cache_bytes
+    if run.tiers.topology == "disk" or (allowed is not None and features > int(allowed)):
+        return False
+    scratch = 4 * int(store.type_offsets[-1]) * run.sampling.num_threads
+    needed = anonymous_bytes() + topology_bytes(store) + features + scratch + BATCH_SHARE
+    return needed <= SURE_SHARE * memory_bytes
