@@ -5,6 +5,7 @@ progress bar; workers only train.
 """
 
 import os
+import signal
 import threading
 from typing import Any
 
@@ -112,6 +113,7 @@ def train_on_ray(run: RunFile, *, lease: Lease, progress: Progress) -> RunStatus
         progress.stage("start workers, read graph", total=run.workers.count, unit="workers")
         watcher = Watcher(coordinator, progress)
         state: RunState = "failed"
+        answer = signal.getsignal(signal.SIGINT)
         try:
             TorchTrainer(
                 train_worker,
@@ -134,6 +136,8 @@ def train_on_ray(run: RunFile, *, lease: Lease, progress: Progress) -> RunStatus
             raise KeyboardInterrupt from None  # Ray Train answers Ctrl-C by leaving the process
         finally:
             watcher.stop()
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, answer)  # Ray Train leaves its own behind
             status = end(coordinator, run=run, lease=lease, state=state)
         return status
 

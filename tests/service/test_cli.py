@@ -16,7 +16,9 @@ from storage.errors import BadInput
 from tests.data import small_run, small_store, write_tables
 from tests.processes import hopstream, start, wait_until
 
-COMMANDS = ("demo", "ingest", "delete", "refresh", "compact", "gc", "inspect", "pretrain", "embed", "evaluate")
+COMMANDS = (
+    "demo", "ingest", "delete", "refresh", "compact", "gc", "inspect", "plan", "pretrain", "embed", "evaluate",
+)  # fmt: skip
 
 
 def call(*arguments: str) -> tuple[int, str, str]:

@@ -2,10 +2,18 @@
 
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from service.interrupts import Interrupts
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_python_own() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_first_ctrl_c_waits_until_the_loop_asks_and_a_second_one_does_not() -> None:
