@@ -33,7 +33,6 @@ soak: install
 	$(BIN)/python -m tests.benchmarks.cache --small --json
 	$(BIN)/python -m tests.benchmarks.overlap --small --json
 	$(BIN)/python -m tests.benchmarks.hosts --small --json
-	$(BIN)/python -m tests.benchmarks.out_of_core --small --json
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.sampling --json

@@ -18,6 +18,9 @@ from tests.laws.test_stream import plain, tables
 from tests.sampling.fed_processes import SECONDS, FeederSpec, RankSpec, Speaking, digests
 from tests.sampling.graphs import two_type_graph
 
+pytestmark = pytest.mark.soak
+"""real clusters and processes, minutes together"""
+
 AT_ONCE_SECONDS = 10.0
 """for a process to hear of another's end, and to end itself"""
 MANY_STEPS = 5000
@@ -169,7 +172,6 @@ def test_batches_do_not_live_in_dev_shm_so_a_small_one_is_enough() -> None:
         assert feeder.said("peak_bytes")[0] > 128 << 20
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("seed", range(6))
 def test_nothing_is_left_whoever_is_killed_and_whenever(seed: int) -> None:
     chosen = random.Random(seed)

@@ -26,7 +26,7 @@ from tests.service.feeding_workers import open_stream, order_of, work
 
 STEPS = 12
 # Ray Train imports Ray Data, whose settings announce their own deprecation
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")
+pytestmark = [pytest.mark.soak, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,6 @@ def test_two_workers_of_one_machine_share_a_feeder_which_ends_with_them(tmp_path
         time.sleep(0.1)
 
 
-@pytest.mark.soak
 @pytest.mark.usefixtures("cluster")
 def test_every_worker_is_told_that_the_stream_cannot_be_opened(tmp_path: Path) -> None:
     seen = train(run_of(tmp_path, "tiers.host_cache_bytes=0"), tmp_path)
@@ -113,7 +112,6 @@ def test_every_worker_is_told_that_the_stream_cannot_be_opened(tmp_path: Path) -
     assert all("no memory" in found["text"] for found in seen)
 
 
-@pytest.mark.soak
 @pytest.mark.usefixtures("cluster")
 def test_a_killed_feeder_stops_every_worker_with_one_line(tmp_path: Path) -> None:
     run = run_of(tmp_path)

@@ -38,6 +38,9 @@ from tests.laws.test_stream import FANOUTS, LAST, NUM_NODES, SPEED, order_of, pl
 from tests.sampling.graphs import dressed, two_type_graph
 from tests.sampling.stored_graphs import store_of
 
+pytestmark = pytest.mark.soak
+"""real clusters and processes, minutes together"""
+
 WAIT_SECONDS = 120.0
 
 
@@ -148,11 +151,11 @@ def has_ended(pid: int) -> bool:
     ("world_size", "num_actors"),
     [
         (2, 3),
-        pytest.param(1, 1, marks=pytest.mark.soak),
-        pytest.param(1, 3, marks=pytest.mark.soak),
-        pytest.param(2, 1, marks=pytest.mark.soak),
-        pytest.param(4, 1, marks=pytest.mark.soak),
-        pytest.param(4, 3, marks=pytest.mark.soak),
+        pytest.param(1, 1),
+        pytest.param(1, 3),
+        pytest.param(2, 1),
+        pytest.param(4, 1),
+        pytest.param(4, 3),
     ],
 )
 def test_a_stream_over_actors_gives_the_batches_of_the_plain_loader(
@@ -170,9 +173,7 @@ def test_a_stream_over_actors_gives_the_batches_of_the_plain_loader(
         assert counters.wait_seconds > 0
 
 
-@pytest.mark.parametrize(
-    "name", ["temporal-latest", *(pytest.param(mode, marks=pytest.mark.soak) for mode in ("weighted", "labor", "ppr"))]
-)
+@pytest.mark.parametrize("name", ["temporal-latest", *(pytest.param(mode) for mode in ("weighted", "labor", "ppr"))])
 def test_every_mode_draws_the_same_from_actors_with_the_times_of_the_seeds(tmp_path: Path, name: ModeName) -> None:
     graph = dressed(two_type_graph())
     times = np.arange(NUM_NODES) % 37 if name == "temporal-latest" else None
