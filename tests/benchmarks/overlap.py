@@ -206,6 +206,12 @@ class Bench:
         num_batches = end - begin
         return Run((ended[end] - ended[begin]) / num_batches, stalled / num_batches, (disk[1] - disk[0]) / num_batches)
 
+    def busy_seconds(self) -> dict[str, float]:
+        """What each stage has worked for a batch so far, in all runs."""
+        counters = self.found.stream.counters
+        stages = {name: getattr(counters, name) for name in ("sample", "plan", "pack", "read", "serve")}
+        return {name: stage.seconds / self._next_step for name, stage in stages.items()}
+
 
 def measure(bench: Bench, scale: Scale, options: argparse.Namespace) -> dict[str, float]:
     """All runs, and their medians."""
@@ -244,8 +250,9 @@ def main() -> None:
         store = written_store(folder, scale)
         bench = Bench(store, scale, scratch=folder / "scratch", opened=opened)
         figures = measure(bench, scale, options)
-        split = bench.found.split.tables[0]
+        split, table = bench.found.split.tables[0], bench.found.stream.tables[0]
         assert split is not None
+        assert table is not None
         config = {
             "num_nodes": scale.num_nodes,
             "num_edges": scale.num_edges,
@@ -257,6 +264,9 @@ def main() -> None:
             "repeats": scale.repeats,
             "static_rows": split.num_static,
             "slots": split.num_slots,
+            "packed_superbatches": table.counters.packed_superbatches,
+            "direct_superbatches": table.counters.direct_superbatches,
+            "busy_seconds_per_batch_by_stage": bench.busy_seconds(),
         }
     report("overlap", figures, config, options)
 

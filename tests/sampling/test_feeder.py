@@ -24,6 +24,9 @@ from tests.sampling.fed_threads import Feeding, connected, expected, side_by_sid
 from tests.sampling.graphs import two_type_graph
 from tests.sampling.tables import ArrayTable
 
+pytestmark = pytest.mark.soak
+"""real processes, a minute together"""
+
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_processes_get_the_batches_of_the_plain_loader(world_size: int) -> None:

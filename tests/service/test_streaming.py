@@ -18,10 +18,7 @@ from tests.processes import hopstream, result_of
 
 TRAINING = {"epochs": 2}
 TIERS: dict[str, dict[str, Any]] = {
-    "part of the features": {"host_cache_bytes": "1KiB"},
     "packed": {"host_cache_bytes": 0, "packing": "always"},
-    "topology on disk": {"topology": "disk", "topology_cache_bytes": 0},
-    "device cache": {"device_cache_bytes": "2KiB"},
     "everything at once": {"host_cache_bytes": "1KiB", "topology": "disk", "device_cache_bytes": "2KiB"},
 }
 
