@@ -5,7 +5,7 @@ A fresh tensor of tens of megabytes costs more than filling it: the system hands
 
 import mmap
 import weakref
-from threading import Lock
+from threading import RLock
 
 import numpy as np
 import torch
@@ -20,22 +20,19 @@ class BatchMemory:
 
     Args:
         max_idle: pieces of memory kept without a user; more are given back to the system.
-        pin_memory: page-locked tensors instead, which torch keeps itself.
     """
 
-    def __init__(self, *, max_idle: int, pin_memory: bool = False) -> None:
+    def __init__(self, *, max_idle: int) -> None:
         self._idle: list[mmap.mmap] = []
         self._max_idle = max_idle
-        self._pin_memory = pin_memory
-        self._lock = Lock()
+        self._lock = RLock()  # memory may be given back by a collection of garbage inside `_take`
 
     def empty(self, num_rows: int, dim: int, dtype: DTypeLike) -> torch.Tensor:
         """An uninitialised tensor [num_rows, dim]."""
         kind = np.dtype(dtype)
         num_bytes = num_rows * dim * kind.itemsize
-        if self._pin_memory or num_bytes == 0:
-            torch_dtype = torch.from_numpy(np.empty(0, dtype=kind)).dtype
-            return torch.empty((num_rows, dim), dtype=torch_dtype, pin_memory=self._pin_memory and num_bytes > 0)
+        if num_bytes == 0:
+            return torch.from_numpy(np.empty((num_rows, dim), dtype=kind))
         memory = self._take(-(-num_bytes // GRANULE_BYTES) * GRANULE_BYTES)
         lent = np.frombuffer(memory, dtype=np.uint8, count=num_bytes)
         # numpy's own hold on the memory, which every view keeps, however numpy and torch pass it on

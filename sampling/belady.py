@@ -212,16 +212,15 @@ class Residency:
         num_times = num_batches + (0 if ahead is None else len(ahead))
         if num_times > MAX_BATCHES:
             raise ValueError(f"{num_times} batches in two superbatches, at most {MAX_BATCHES}")
-        for number in range(num_times - num_batches - 1, -1, -1):
-            assert ahead is not None
-            _mark(ahead[number], num_batches + number + 1, self._upcoming)
+        known = ahead or []
+        for number in range(len(known) - 1, -1, -1):
+            _mark(known[number], num_batches + number + 1, self._upcoming)
         following = [np.empty(rows.shape[0], dtype=np.uint16) for rows in batches]
         for number in range(num_batches - 1, -1, -1):
             _next_uses(batches[number], number + 1, self._upcoming, following[number])
         size, head, link = new_stacks(num_times + 1 + OCTAVES + 1, self.num_slots)
         _stack_residents(self._slot_row, self._upcoming, num_times, size, head, link)
-        for rows in (*batches, *(ahead or ())):
-            _mark(rows, 0, self._upcoming)
+        self._upcoming.fill(0)
         nothing = np.empty(0, dtype=np.int32)
         for number, rows in enumerate(batches):
             where = np.empty(rows.shape[0], dtype=np.int32)

@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
 from typing import Any
 
@@ -51,7 +51,7 @@ class FedLoader:
             self._connection.close()
             raise
 
-    def batches(self, *, first_step: int, last_step: int) -> Iterator[MiniBatch]:
+    def batches(self, *, first_step: int, last_step: int) -> Generator[MiniBatch, None, None]:
         """The batches of steps [first_step, last_step), counted from the start of the run over all epochs.
 
         A batch lies in memory that is used again: it is valid until the next one is asked for, or the loader is

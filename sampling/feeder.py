@@ -15,7 +15,7 @@ import selectors
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from hmac import compare_digest
@@ -46,7 +46,7 @@ class BatchStream(Protocol):
     counters: StreamCounters
     tables: tuple[PlannedTable | None, ...]
 
-    def batches(self, *, first_step: int, last_step: int) -> Iterator[list[MiniBatch]]:
+    def batches(self, *, first_step: int, last_step: int) -> Generator[list[MiniBatch], None, None]:
         """For every step, the batches of the ranks in the order that they were given to the feeder."""
 
 

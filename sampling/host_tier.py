@@ -60,6 +60,14 @@ def as_words(table: NDArray[Any]) -> NDArray[Any]:
     return table.view(np.dtype(f"u{word}"))
 
 
+def load_prefix(below: Features, out: NDArray[Any]) -> None:
+    """Read the first rows of a table into `out` [n, dim], a part at a time."""
+    rows_per_load = max(1, LOAD_BYTES // max(1, below.dim * below.dtype.itemsize))
+    for first in range(0, out.shape[0], rows_per_load):
+        last = min(first + rows_per_load, out.shape[0])
+        below.gather(np.arange(first, last, dtype=np.int64), out[first:last])
+
+
 class HostTier:
     """A feature table with its rows [0, cache_bytes / row bytes) held in memory; implements `Features`.
 
@@ -78,10 +86,7 @@ class HostTier:
         row_bytes = max(1, self.dim * self.dtype.itemsize)
         num_cached = min(self.num_rows, cache_bytes // row_bytes)
         self._cached = np.empty((num_cached, self.dim), dtype=self.dtype)
-        rows_per_load = max(1, LOAD_BYTES // row_bytes)
-        for first in range(0, num_cached, rows_per_load):
-            last = min(first + rows_per_load, num_cached)
-            below.gather(np.arange(first, last, dtype=np.int64), self._cached[first:last])
+        load_prefix(below, self._cached)
 
     @property
     def num_cached(self) -> int:

@@ -16,7 +16,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -74,7 +74,6 @@ class Loader:
         rank, world_size: which slice of every global batch to serve.
         num_threads: sampling threads; as many threads again fetch features.
         queue_batches: batches in flight, at least 1.
-        pin_memory: page-locked feature tensors, for copies to a GPU.
         device_rows: rows of each type that the training device keeps: a batch's features are those of the rows
             behind them, and so are the tables in `features` (`sampling.device_rows`); None for none.
     """
@@ -92,7 +91,6 @@ class Loader:
         world_size: int = 1,
         num_threads: int = 1,
         queue_batches: int = 4,
-        pin_memory: bool = False,
         device_rows: Sequence[int] | None = None,
     ) -> None:
         assert 0 <= rank < world_size
@@ -105,7 +103,6 @@ class Loader:
         self._rank = rank
         self._world_size = world_size
         self._queue_batches = queue_batches
-        self._pin_memory = pin_memory
         self._device_rows = tuple(device_rows or (0 for _ in self._features))
         self._lock = threading.Lock()
         self._samplers: queue.SimpleQueue[NeighborSampler] = queue.SimpleQueue()
@@ -114,7 +111,7 @@ class Loader:
         self._sampling = ThreadPoolExecutor(num_threads, thread_name_prefix="hopstream-sample")
         self._fetching = ThreadPoolExecutor(num_threads, thread_name_prefix="hopstream-fetch")
 
-    def batches(self, *, first_step: int, last_step: int) -> Iterator[MiniBatch]:
+    def batches(self, *, first_step: int, last_step: int) -> Generator[MiniBatch, None, None]:
         """The batches of steps [first_step, last_step), counted from the start of the run over all epochs."""
         flying: deque[Future[tuple[MiniBatch, float]]] = deque()
         next_step = first_step
@@ -163,7 +160,6 @@ class Loader:
             drawn.sample.nodes,
             self._topology.type_offsets,
             self._features,
-            pin_memory=self._pin_memory,
             device_rows=self._device_rows,
         )
         batch = assemble(

@@ -42,7 +42,7 @@ TOPOLOGY_SHARE = 0.6
 """of what is free the topology may take before it stays on disk"""
 TOPOLOGY_CACHE_SHARE = 0.3
 """of what is free for the hottest adjacency, where the topology stays on disk"""
-TOPOLOGY_WORK_BYTES = 128 * MIB
+TOPOLOGY_WORK_BYTES = 192 * MIB
 """answers and batches under way, where the topology stays on disk"""
 
 
@@ -174,7 +174,8 @@ def _split(
         <= TOPOLOGY_SHARE * (memory_bytes - fixed - sum(floor_rows) - LEAST_BATCHES * plan_batch)
     )
     topology_floor = needs.topology_bytes if in_memory else TOPOLOGY_WORK_BYTES
-    least = fixed + sum(floor_rows) + LEAST_BATCHES * plan_batch + topology_floor + (topology_cache_bytes or 0)
+    least = fixed + sum(floor_rows) + LEAST_BATCHES * plan_batch + topology_floor
+    least += 0 if in_memory else topology_cache_bytes or 0
     if least > memory_bytes:
         raise BadInput(
             f"tiers.memory_bytes={memory_bytes}",

@@ -26,22 +26,15 @@ from sampling.fanouts import ALL_NEIGHBORS, HopFanout, fanouts_by_relation, used
 from sampling.modes import UNIFORM, SamplingMode, check_columns, check_seed_times, check_weights
 from sampling.ppr_rows import draw_ppr_hop
 from sampling.row_kernels import (
-    clear,
     count_up,
-    draw_positions,
-    enter_seeds,
     gather,
     pack_rows,
-    relabel,
     span_rows,
 )
 from storage.errors import BadInput
 from storage.graph import Topology
 
-__all__ = [
-    "ALL_NEIGHBORS", "NeighborSampler", "Sample", "SampledHop",
-    "clear", "draw_positions", "enter_seeds", "gather", "relabel", "span_rows",
-]  # fmt: skip
+__all__ = ["ALL_NEIGHBORS", "NeighborSampler", "Sample", "SampledHop"]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Opening what samples: threads over a topology in memory, sweeps over one on disk, or somebody else's."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ class SourceOpener:
 
     Args:
         topology: in memory already; None where that is not decided.
-        make: samples elsewhere instead; called once.
+        given: samples elsewhere instead; closed by whoever made it.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class SourceOpener:
         mode: SamplingMode,
         served: Served,
         topology: Topology | None,
-        make: Callable[[], SampleSource] | None,
+        given: SampleSource | None,
     ) -> None:
         self._store = store
         self._fanouts = fanouts
@@ -57,7 +57,7 @@ class SourceOpener:
         self._mode = mode
         self._served = served
         self._topology: Topology | StoredTopology | None = topology
-        self._given = None if make is None else make()
+        self._given = given
 
     @property
     def num_bytes(self) -> int:
@@ -81,8 +81,8 @@ class SourceOpener:
     def open(self, split: MemorySplit, *, num_threads: int, max_gap_bytes: int, opened: ExitStack) -> SampleSource:
         """What the stream samples from, closed by `opened`."""
         if self._given is not None:
-            source = self._given
-        elif split.topology == "memory":
+            return self._given
+        if split.topology == "memory":
             self._topology = self._topology or self._store.topology()
             source = self._over(self._topology, self._fanouts, threads=num_threads, sweep=1)
         else:

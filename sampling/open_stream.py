@@ -33,6 +33,7 @@ from sampling.shared_memory import FeatureMemory
 from sampling.sources import SampleSource
 from sampling.stream import Stream
 from storage.disk_speed import DiskSpeed, disk_speed
+from storage.features import StoredFeatures
 from storage.graph import Topology
 from storage.progress import NoProgress, Progress
 from storage.read_pool import ReadPool
@@ -64,7 +65,6 @@ class StreamSettings:
     packing: Packing = "auto"
     num_threads: int = 1
     queue_batches: int = 1
-    pin_memory: bool = False
     device_rows: Sequence[int] | None = None
     """of each node type, kept on the training device and not served; the same for all ranks of a host"""
 
@@ -121,6 +121,9 @@ def open_stream(
     speed = disk_speed(settings.scratch_folder)
     progress.advance(1)
     progress.stage("read topology", total=1, unit="graphs")
+    given = None if make_source is None else make_source()
+    if given is not None:
+        opened.callback(given.close)
     sources = SourceOpener(
         store,
         fanouts=fanouts,
@@ -128,16 +131,16 @@ def open_stream(
         mode=mode,
         served=Served(order, ranks, world_size),
         topology=None if make_source is not None else _topology_if_small(store, settings, mode),
-        make=make_source,
+        given=given,
     )
     progress.advance(1)
     progress.stage("look at batches", total=NUM_LOOKED_AT, unit="batches")
     batch = sources.look(fanouts)
     progress.advance(NUM_LOOKED_AT)
-    stored = [store.features(kind.name, max_gap_bytes=speed.gap_bytes) for kind in store.node_types]
-    for file in stored:
-        if file is not None:
-            opened.enter_context(closing(file))
+    stored: list[StoredFeatures | None] = []
+    for kind in store.node_types:
+        file = store.features(kind.name, max_gap_bytes=speed.gap_bytes)
+        stored.append(file if file is None else opened.enter_context(closing(file)))
     on_device = settings.device_rows or [0] * len(stored)
     tables, batch = tables_behind(stored, on_device), batch.behind(on_device)
     needs = StreamNeeds(
@@ -189,9 +192,7 @@ def open_stream(
         space=space,
         batches_per_superbatch=settings.batches_per_superbatch or split.batches_per_superbatch,
         ranks=ranks,
-        world_size=world_size,
         queue_batches=settings.queue_batches,
-        pin_memory=settings.pin_memory,
         device_rows=on_device,
         memory=memory,
     )
@@ -205,4 +206,5 @@ def _place(store: Store, settings: StreamSettings, mode: SamplingMode) -> Topolo
 
 
 def _topology_if_small(store: Store, settings: StreamSettings, mode: SamplingMode) -> Topology | None:
-    return store.topology() if _place(store, settings, mode) == "memory" else None
+    fits = topology_bytes(store) <= settings.memory_bytes - settings.process_bytes  # else the budget is refused below
+    return store.topology() if fits and _place(store, settings, mode) == "memory" else None

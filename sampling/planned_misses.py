@@ -43,17 +43,10 @@ class Group:
 class Draft:
     """A planned superbatch of one table whose misses have no place yet."""
 
-    where: list[KeptArrays]
-    """[K]: `BatchPlan.where`"""
-    slots: list[KeptArrays]
-    """[K]: `BatchPlan.miss_slot`"""
+    tickets: list[KeptArrays]
+    """[K]: as `PlannedMisses.tickets`, with the numbers of misses for their places"""
     miss_rows: list[NDArray[Any]]
     """[K]: `BatchPlan.miss_row`"""
-
-    def close(self) -> None:
-        """Give memory and disk space back."""
-        for kept in (*self.where, *self.slots):
-            kept.close()
 
 
 class PlannedMisses:

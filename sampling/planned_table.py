@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampling.belady import Residency, Trace
-from sampling.host_tier import LOAD_BYTES, as_words
+from sampling.host_tier import as_words, load_prefix
 from sampling.kept import KeptArrays, SampleSpace
 from sampling.packing import Layout, Pack, lay_out
 from sampling.planned_misses import Draft, Group, PlannedMisses, TableCounters
@@ -76,10 +76,7 @@ class PlannedTable:
         self._packing = packing
         self._residency = Residency(num_rows=below.num_rows, num_slots=self.num_slots)
         self._cached = np.empty((self.num_static + self.num_slots, below.dim), dtype=below.dtype)
-        step = max(1, LOAD_BYTES // max(1, self.row_bytes))
-        for first in range(0, self.num_static, step):
-            last = min(first + step, self.num_static)
-            below.gather(np.arange(first, last, dtype=np.int64), self._cached[first:last])
+        load_prefix(below, self._cached[: self.num_static])
 
     def cold_rows(self, rows: NDArray[Any]) -> NDArray[np.int32]:
         """The rows behind the prefix, in their order: what a batch adds to the accesses that are planned."""
@@ -89,42 +86,51 @@ class PlannedTable:
 
     def plan(self, batches: Trace, ahead: Trace | None) -> Draft:
         """Plan a superbatch, emptying `batches`; superbatches are planned in their order."""
-        draft = Draft([], [], [])
+        draft = Draft([], [])
         for batch in self._residency.plan(batches, ahead):
             self.counters.dynamic_hits += batch.num_hits
             self.counters.misses += batch.miss_row.shape[0]
-            draft.where.append(KeptArrays([batch.where], self._space))
-            draft.slots.append(KeptArrays([batch.miss_slot], self._space))
+            slots, numbers = batch.miss_slot, np.arange(batch.miss_slot.shape[0], dtype=np.int32)
+            kept = kept_misses(slots, numbers)
+            ticket = [batch.where, slots[:kept].copy(), numbers[:kept].copy()]
+            draft.tickets.append(KeptArrays(ticket, self._space))
             draft.miss_rows.append(batch.miss_row)
         return draft
 
     def prepare(self, draft: Draft) -> PlannedMisses:
         """Choose how the misses of a planned superbatch are read, and read them into a pack where that is faster."""
-        wheres, slots, miss_rows = draft.where, draft.slots, draft.miss_rows
-        sizes = np.array([rows.shape[0] for rows in miss_rows], dtype=np.int64)
-        groups, direct = self._direct(miss_rows, sizes)
-        layout, sweep = self._layout(miss_rows, direct)
+        sizes = np.array([rows.shape[0] for rows in draft.miss_rows], dtype=np.int64)
+        groups, direct = self._direct(draft.miss_rows, sizes)
+        layout, sweep = self._layout(draft.miss_rows, direct)
         pack = None if layout is None else self._pack(layout)
         if layout is not None and pack is not None:
-            misses, places = PlannedMisses(layout.batch_pages * PAGE_BYTES // self.row_bytes, pack), layout.places
+            misses = PlannedMisses(layout.batch_pages * PAGE_BYTES // self.row_bytes, pack)
             misses.groups = self.groups(misses.sizes)
+            misses.tickets = self._placed(draft.tickets, layout.places)
             self.counters.packed_superbatches += 1
             self.counters.packed_bytes += pack.num_bytes
             self.counters.planned_read_bytes += sweep.num_bytes
+            return misses
+        misses = PlannedMisses(sizes, None)
+        misses.groups = groups
+        if layout is None:  # a batch's misses land in their own order
+            misses.tickets, rows = draft.tickets, draft.miss_rows
         else:
-            misses, places = PlannedMisses(sizes, None), [np.arange(size, dtype=np.int32) for size in sizes.tolist()]
-            if layout is not None:
-                miss_rows, places = layout.unpacked()
-            misses.rows = [KeptArrays([rows], self._space) for rows in miss_rows]
-            misses.groups = groups
-            self.counters.direct_superbatches += 1
-        for number in range(len(wheres)):
-            (where,), (slot,), place = wheres[number].take(), slots[number].take(), places[number]
-            point_at_places(where, place)
-            kept = kept_misses(slot, place)
-            misses.tickets.append(KeptArrays([where, slot[:kept], place[:kept]], self._space))
-            places[number] = np.empty(0, dtype=np.int32)
+            rows, places = layout.unpacked()
+            misses.tickets = self._placed(draft.tickets, places)
+        misses.rows = [KeptArrays([missed], self._space) for missed in rows]
+        self.counters.direct_superbatches += 1
         return misses
+
+    def _placed(self, tickets: list[KeptArrays], places: list[NDArray[np.int32]]) -> list[KeptArrays]:
+        """The tickets with misses by where they land, `places` [K][M] instead of by their numbers."""
+        placed = []
+        for ticket, place in zip(tickets, places, strict=True):
+            where, slots, numbers = ticket.take()
+            point_at_places(where, place)
+            placed.append(KeptArrays([where, slots, place[numbers]], self._space))
+        places.clear()
+        return placed
 
     def groups(self, sizes: NDArray[np.int64]) -> list[Group]:
         """Consecutive batches that fit in a landing together, of batches that take `sizes` [K] rows of it.
@@ -158,7 +164,7 @@ class PlannedTable:
         rows = table.reshape(int(bounds[-1]), self.below.dim)
         if misses.pack is None:
             wanted = [misses.rows[batch].take()[0] for batch in range(group.first, group.last)]
-            self.below.gather(np.concatenate(wanted).astype(np.int64), rows)
+            self.below.gather(np.concatenate(wanted, dtype=np.int64), rows)
             self.counters.planned_read_bytes += group.planned_bytes
         return [rows[bounds[number] : bounds[number + 1]] for number in range(group.last - group.first)]
 
@@ -204,9 +210,8 @@ class PlannedTable:
         if self._folder is None or self._packing == "never" or num_bytes == 0:
             return None, direct
         sweep, speed = self._cost(miss_rows), self._speed
-        seconds = sweep.seconds(speed) + num_bytes / speed.write_bytes_per_second
-        seconds += num_bytes / speed.read_bytes_per_second
-        if self._packing == "auto" and direct.seconds(speed) <= seconds:
+        packed_seconds = sweep.seconds(speed) + speed.round_trip_seconds(num_bytes)
+        if self._packing == "auto" and direct.seconds(speed) <= packed_seconds:
             return None, direct
         sizes = {"num_rows": self.below.num_rows, "row_bytes": self.row_bytes, "chunk_bytes": self._chunk_bytes}
         return lay_out(miss_rows, **sizes), sweep

@@ -1,6 +1,6 @@
 """What reading a set of rows costs: the pages it takes and the reads they merge into, counted before anything is read.
 
-One bit a page of the table is marked, then runs are counted across gaps that are cheaper to read than to skip: the
+One byte a page of the table is marked, then runs are counted across gaps that are cheaper to read than to skip: the
 rule of `storage.row_runs`, without sorting the rows.
 """
 

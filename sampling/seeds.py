@@ -87,11 +87,15 @@ class SeedOrder:
         """Global batches of one epoch."""
         return -(-self.num_seeds // self.seeds_per_step)
 
+    def num_in_step(self, *, step: int) -> int:
+        """Seeds of the global batch of step `step` of any epoch."""
+        return min(self.seeds_per_step, self.num_seeds - step * self.seeds_per_step)
+
     def global_batch(self, *, epoch: int, step: int) -> NDArray[np.int64]:
         """Global ids (int64, distinct) of the seeds of step `step` of epoch `epoch`."""
         assert 0 <= step < self.steps_per_epoch
         start = step * self.seeds_per_step
-        places = np.arange(start, min(start + self.seeds_per_step, self.num_seeds), dtype=np.int64)
+        places = np.arange(start, start + self.num_in_step(step=step), dtype=np.int64)
         numbers = np.empty_like(places)
         permute(places, self.num_seeds, subkey(np.uint64(ORDER_TAG), self.seed, epoch), numbers)
         return numbers if self.seeds is None else self.seeds[numbers]

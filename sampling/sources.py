@@ -107,14 +107,14 @@ class DiskSource:
 
     def samples(self, first_step: int, last_step: int) -> Iterator[list[Drawn]]:
         """See `SampleSource`; several sweeps are under way at once, each a hop behind the one before."""
-        sweeps = [
+        sweeps = (
             [
                 seeds
                 for step in range(first, min(first + self._batches_per_sweep, last_step))
                 for seeds in rank_seeds(self._order, step, self._ranks, self._world_size)
             ]
             for first in range(first_step, last_step, self._batches_per_sweep)
-        ]
+        )
         num_ranks = len(self._ranks)
         for superbatch in self._sampler.stream(sweeps):
             for first in range(0, len(superbatch), num_ranks):

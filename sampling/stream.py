@@ -14,7 +14,8 @@ it stopped.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from itertools import islice
 from queue import Queue
 from typing import Any
 
@@ -31,8 +32,9 @@ from sampling.drawn import KeptBatch
 from sampling.kept import KeptArrays, SampleSpace
 from sampling.neighbors import Sample
 from sampling.pipeline import Stage, running
+from sampling.planned_misses import PlannedMisses
 from sampling.planned_table import PlannedTable
-from sampling.seeds import SeedOrder, rank_slice
+from sampling.seeds import SeedOrder
 from sampling.shared_memory import FeatureMemory
 from sampling.sources import SampleSource
 from sampling.stream_items import Drafted, Planned, ReadBatch, StreamCounters, Superbatch, taken_traces, union_rows
@@ -54,9 +56,8 @@ class Stream:
         tables: one per node type; None where a type has no features.
         space: where samples are kept until they are served.
         batches_per_superbatch: K.
-        ranks: which slices of every global batch are served, of `world_size`.
+        ranks: which slices of every global batch are served.
         queue_batches: finished batches that may wait.
-        pin_memory: page-locked feature tensors, for copies to a GPU.
         memory: what the features of batches are written to; None for memory of the stream's own.
         device_rows: rows of each type that the training device keeps: a batch's features are those of the rows
             behind them, and so are `tables` (`sampling.device_rows`); None for none.
@@ -72,9 +73,7 @@ class Stream:
         space: SampleSpace,
         batches_per_superbatch: int,
         ranks: Sequence[int] = (0,),
-        world_size: int = 1,
         queue_batches: int = 2,
-        pin_memory: bool = False,
         memory: FeatureMemory | None = None,
         device_rows: Sequence[int] | None = None,
     ) -> None:
@@ -86,20 +85,19 @@ class Stream:
         self.space = space
         self._batches_per_superbatch = batches_per_superbatch
         self._ranks = tuple(ranks)
-        self._world_size = world_size
         self._queue_batches = queue_batches
         self._device_rows = tuple(device_rows or (0 for _ in self.tables))
         # what waits, what is being served, and what the consumer holds while it takes the next
-        self._memory = memory or BatchMemory(
-            max_idle=(queue_batches + 2) * len(self._ranks) * len(self.tables), pin_memory=pin_memory
-        )
+        self._left = False
+        self._memory = memory or BatchMemory(max_idle=(queue_batches + 2) * len(self._ranks) * len(self.tables))
 
-    def batches(self, *, first_step: int, last_step: int) -> Iterator[list[MiniBatch]]:
+    def batches(self, *, first_step: int, last_step: int) -> Generator[list[MiniBatch], None, None]:
         """The batches of each rank for steps [first_step, last_step), counted from the start of the run."""
         sampled: Channel[Superbatch] = Channel(1)
         drafted: Channel[Drafted] = Channel(1)
         planned: Channel[Planned] = Channel(1)
-        read: Channel[ReadBatch] = Channel(1)
+        # the landings bound what is read: a group waits in one while the next is read into the other
+        read: Channel[ReadBatch] = Channel(self._batches_per_superbatch)
         served: Channel[list[MiniBatch]] = Channel(self._queue_batches)
         landings: list[Queue[Staging] | None] = [None if table is None else _landings(table) for table in self.tables]
         stages = [
@@ -115,10 +113,13 @@ class Stream:
                 if free is not None:
                     free.put(_GONE)
 
+        assert not self._left, "left early: its slots do not hold what was planned"
+        self._left = True
         with running(stages, wake=wake):
             for batches in served:
                 self.counters.wait_seconds = served.get_seconds
                 yield batches
+        self._left = False
 
     def close(self) -> None:
         """Stop what samples."""
@@ -134,13 +135,14 @@ class Stream:
 
     def _sample(self, first_step: int, last_step: int, out: Channel[Superbatch]) -> None:
         counters = self.counters.sample
+        samples = self.source.samples(first_step, last_step)  # one pass: a source may be several steps ahead
         for first, last in self.superbatches(first_step, last_step):
             out.wait_for_room()
             began = time.perf_counter()
             kept: list[list[KeptBatch]] = []
             cold: list[list[KeptArrays]] = [[] for _ in self.tables]
-            unions: list[list[list[NDArray[np.int32]]]] = [[] for _ in self.tables]
-            for drawn in self.source.samples(first, last):
+            unions: list[list[KeptArrays]] = [[] for _ in self.tables]
+            for drawn in islice(samples, last - first):
                 if out.closed:
                     raise ChannelClosed
                 for number, table in enumerate(self.tables):
@@ -148,14 +150,13 @@ class Stream:
                         rows = [table.cold_rows(self.rows_of(batch.nodes, number)) for batch in drawn]
                         union, places = union_rows(rows)
                         cold[number].append(KeptArrays([union], self.space))
-                        unions[number].append(places)
+                        unions[number].append(KeptArrays(places, self.space))
                 self.counters.sampled_nodes += sum(batch.nodes.shape[0] for batch in drawn)
                 self.counters.sampled_edges += sum(batch.num_edges for batch in drawn)
                 kept.append([batch.keep(self.space) for batch in drawn])
                 counters.items += 1
             counters.seconds += time.perf_counter() - began
-            several = len(self._ranks) > 1
-            out.put(Superbatch(first, kept, cold, [places if several else None for places in unions]))
+            out.put(Superbatch(first, kept, cold, unions))
         counters.waited_for_room_seconds = out.put_seconds
 
     def _plan(self, given: Channel[Superbatch], out: Channel[Drafted]) -> None:
@@ -192,38 +193,33 @@ class Stream:
     def _read(self, given: Channel[Planned], out: Channel[ReadBatch], landings: list["Queue[Staging] | None"]) -> None:
         counters = self.counters.read
         for planned in given:
-            groups = [[] if misses is None else list(misses.groups) for misses in planned.misses]
-            held: list[list[NDArray[np.generic]]] = [[] for _ in self.tables]
-            lent: list[Staging | None] = [None for _ in self.tables]
+            tables = [
+                None if table is None or misses is None or free is None else self._landed(table, misses, free)
+                for table, misses, free in zip(self.tables, planned.misses, landings, strict=True)
+            ]
             for number in range(len(planned.superbatch.samples)):
-                landed: list[NDArray[np.generic] | None] = []
-                last_of: list[tuple[int, Staging]] = []
-                for index, (table, misses) in enumerate(zip(self.tables, planned.misses, strict=True)):
-                    if table is None or misses is None:
-                        landed.append(None)
-                        continue
-                    group = groups[index][0]
-                    if number == group.first:
-                        free = landings[index]
-                        assert free is not None
-                        began = time.perf_counter()
-                        landing = free.get()
-                        if landing is _GONE:
-                            raise ChannelClosed
-                        counters.waited_for_room_seconds += time.perf_counter() - began
-                        began = time.perf_counter()
-                        held[index] = table.fetch(misses, group, landing)
-                        counters.seconds += time.perf_counter() - began
-                        lent[index] = landing
-                    landed.append(held[index][number - group.first])
-                    if number == group.last - 1:
-                        groups[index].pop(0)
-                        landing_held = lent[index]
-                        assert landing_held is not None
-                        last_of.append((index, landing_held))
+                found = [(None, None) if batches is None else next(batches) for batches in tables]
+                last_of = [(index, landing) for index, (_, landing) in enumerate(found) if landing is not None]
                 counters.items += 1
-                out.put(ReadBatch(planned, number, landed, last_of))
+                out.put(ReadBatch(planned, number, [landed for landed, _ in found], last_of))
             counters.waited_for_input_seconds = given.get_seconds
+
+    def _landed(
+        self, table: PlannedTable, misses: PlannedMisses, free: "Queue[Staging]"
+    ) -> Iterator[tuple[NDArray[Any], Staging | None]]:
+        """Each batch's landed rows, with the landing that is free once that batch has been served."""
+        counters = self.counters.read
+        for group in misses.groups:
+            began = time.perf_counter()
+            landing = free.get()
+            if landing is _GONE:
+                raise ChannelClosed
+            waited = time.perf_counter()
+            rows = table.fetch(misses, group, landing)
+            counters.waited_for_room_seconds += waited - began
+            counters.seconds += time.perf_counter() - waited
+            for number, landed in enumerate(rows, group.first):
+                yield landed, landing if number == group.last - 1 else None
 
     def _serve(
         self, given: Channel[ReadBatch], out: Channel[list[MiniBatch]], landings: list["Queue[Staging] | None"]
@@ -235,7 +231,11 @@ class Stream:
             superbatch, number = item.planned.superbatch, item.number
             taken = [kept.take() for kept in superbatch.samples[number]]
             tickets = [[] if misses is None else misses.tickets[number].take() for misses in item.planned.misses]
-            batches = [self._batch(item, rank, *sample, tickets) for rank, sample in enumerate(taken)]
+            unions = [places[number].take() if places else [] for places in superbatch.unions]
+            batches = [
+                self._batch(item, *sample, tickets, [places[rank] if places else None for places in unions])
+                for rank, sample in enumerate(taken)
+            ]
             for table, ticket, landed in zip(self.tables, tickets, item.landed, strict=True):
                 if table is not None and landed is not None:
                     table.admit(ticket, landed)
@@ -251,29 +251,32 @@ class Stream:
             counters.waited_for_input_seconds, counters.waited_for_room_seconds = given.get_seconds, out.put_seconds
 
     def _batch(
-        self, item: ReadBatch, rank: int, sample: Sample, around: Surroundings, tickets: list[list[NDArray[Any]]]
+        self,
+        item: ReadBatch,
+        sample: Sample,
+        around: Surroundings,
+        tickets: list[list[NDArray[Any]]],
+        places: list[NDArray[np.int32] | None],
     ) -> MiniBatch:
         superbatch, number = item.planned.superbatch, item.number
         features: list[torch.Tensor | None] = []
         for index, table in enumerate(self.tables):
-            landed, union = item.landed[index], superbatch.unions[index]
+            landed = item.landed[index]
             if table is None or landed is None:
                 features.append(None)
                 continue
             rows = self.rows_of(sample.nodes, index)
             out = self._memory.empty(rows.shape[0], table.below.dim, table.below.dtype)
-            places = None if union is None else union[number][rank]
-            table.serve(tickets[index], rows, landed, out.numpy(), accesses=places)
+            table.serve(tickets[index], rows, landed, out.numpy(), accesses=places[index])
             features.append(out)
         epoch, step = divmod(superbatch.first_step + number, self.order.steps_per_epoch)
-        whole = self.order.global_batch(epoch=epoch, step=step)
         return assemble(
             around,
             sample,
             epoch=epoch,
             step=step,
-            num_seeds=rank_slice(whole, rank=self._ranks[rank], world_size=self._world_size).shape[0],
-            num_seeds_global=whole.shape[0],
+            num_seeds=sample.hops[0].num_targets,
+            num_seeds_global=self.order.num_in_step(step=step),
             features=tuple(features),
         )
 

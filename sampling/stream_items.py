@@ -47,8 +47,8 @@ class Superbatch:
     """[K][W]"""
     traces: list[list[KeptArrays]]
     """per table [K]: rows behind its prefix that the batch needs, each once"""
-    unions: list[list[list[NDArray[np.int32]]] | None]
-    """per table [K][W]: number among the batch's accesses of each rank's rows; None with one rank"""
+    unions: list[list[KeptArrays]]
+    """per table [K]: of each rank the number among the batch's accesses of its rows; of nothing with one rank"""
 
 
 @dataclass

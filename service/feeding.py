@@ -5,8 +5,8 @@ several                 the first of them starts a feeder (`service.host_feeder`
                         opens one stream for all; its address goes round, and every rank connects
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing
 from typing import Protocol
 
 import torch
@@ -65,7 +65,7 @@ class BatchLoader(Protocol):
     def read(self) -> Sequence[TierCounters | None]:
         """What was read for each of them; None where it is not counted."""
 
-    def batches(self, *, first_step: int, last_step: int) -> Iterator[MiniBatch]:
+    def batches(self, *, first_step: int, last_step: int) -> Generator[MiniBatch, None, None]:
         """The batches of steps [first_step, last_step), counted from the start of the run over all epochs."""
 
     def close(self) -> None:
@@ -94,10 +94,11 @@ class OwnLoader:
         found = [None if table is None else getattr(table.below, "counters", None) for table in self._stream.tables]
         return [counters if isinstance(counters, TierCounters) else None for counters in found]
 
-    def batches(self, *, first_step: int, last_step: int) -> Iterator[MiniBatch]:
+    def batches(self, *, first_step: int, last_step: int) -> Generator[MiniBatch, None, None]:
         """See `BatchLoader`."""
-        for (batch,) in self._stream.batches(first_step=first_step, last_step=last_step):
-            yield batch
+        with closing(self._stream.batches(first_step=first_step, last_step=last_step)) as stream:
+            for (batch,) in stream:
+                yield batch
 
     def close(self) -> None:
         """See `BatchLoader`; the stack that the stream was opened with closes it."""
@@ -127,7 +128,7 @@ class HostLoader:
         """See `BatchLoader`."""
         return self._fed.read
 
-    def batches(self, *, first_step: int, last_step: int) -> Iterator[MiniBatch]:
+    def batches(self, *, first_step: int, last_step: int) -> Generator[MiniBatch, None, None]:
         """See `BatchLoader`."""
         try:
             yield from self._fed.batches(first_step=first_step, last_step=last_step)
@@ -145,19 +146,21 @@ def open_loader(
     *,
     order: SeedOrder,
     group: Group,
+    ranks: Sequence[int],
     device: torch.device,
     open_stream: OpenStream,
     opened: ExitStack,
 ) -> BatchLoader:
-    """The loader of this rank; every rank calls it, at the same point. `opened` closes it.
+    """The loader of this rank; every rank of all hosts calls it, at the same point. `opened` closes it.
 
     Args:
+        ranks: of this host, see `ranks_of_host`.
         device: on which the group's collectives work.
 
     Raises what `open_stream` raises, on every rank of the host; TrainingFailed when the feeder ends.
     """
-    ranks = ranks_of_host(group, device=device)
     if len(ranks) == 1:
+        share_address("", group=group, owner=group.rank, device=device)  # the ranks of other hosts share theirs now
         stream = open_stream(
             store, run, order=order, ranks=ranks, world_size=group.world_size, opened=opened, memory=None
         )

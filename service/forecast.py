@@ -4,6 +4,7 @@ a few steps       -> seconds of the step and of every stage of the stream, side 
 a sampled trace   -> hits and disk bytes of this budget, of one with another GiB, and with one hop more
 """
 
+import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -79,7 +80,7 @@ class Forecast:
     """until the first batch is there"""
     total_steps: int
     outlooks: list[Outlook] = field(default_factory=list)
-    one_more_hop: "MoreHop | None" = None
+    one_more_hop: MoreHop | None = None
     measured_seconds_per_step: float | None = None
     """of the run, where it has been done"""
 
@@ -92,11 +93,11 @@ def forecast(run: RunFile, *, progress: Progress) -> Forecast:
     # one worker without Ray: it trains on the same batches
     run = run.model_copy(update={"workers": run.workers.model_copy(update={"count": 1, "samplers": 0})})
     prepared = prepare(run, group=Group(), state=None)
-    torch.set_num_threads(run.training.num_compute_threads or torch.get_num_threads())
+    torch.set_num_threads(run.training.num_compute_threads or os.cpu_count() or 1)
     with ExitStack() as opened:
         found = None
         source: BatchSource
-        if fits_in_memory(run, prepared.store, memory_bytes=memory_budget(run, 1)):
+        if fits_in_memory(run, prepared.store, memory_bytes=memory_budget(run, num_workers=1)):
             rows = [0] * len(prepared.store.node_types)
             source = FromMemory(run, prepared, Group(), opened, progress, device_rows=rows)
         else:
@@ -205,8 +206,7 @@ def _outlook(change: str, split: MemorySplit, found: OpenStream, trace: list[lis
         missed = [plan.miss_row for plan in plans]
         cost, packed = _per_batch(missed, split.batches_per_superbatch, table.num_rows, table.row_bytes, found.speed)
         disk_bytes += cost.num_bytes + 2 * packed
-        seconds += cost.seconds(found.speed) + packed / found.speed.write_bytes_per_second
-        seconds += packed / found.speed.read_bytes_per_second
+        seconds += cost.seconds(found.speed) + found.speed.round_trip_seconds(packed)
     return Outlook(
         change=change,
         batches_per_superbatch=split.batches_per_superbatch,

@@ -9,12 +9,11 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sampling.feeder import BATCHES_BEYOND, BatchStream, Feeder
-from sampling.seeds import SeedOrder
 from sampling.shared_memory import SharedMemory
 from service.process import keep_freed_memory
 from service.run_file import RunFile
 from service.run_folder import open_same_store
-from service.seed_nodes import seed_nodes
+from service.seed_nodes import seed_order
 from service.tiers import block_cache_of
 from storage.store import Store
 
@@ -70,12 +69,7 @@ class FeederActor:
             what="a run",
             block_cache=block_cache_of(run.tiers),
         )
-        order = SeedOrder(
-            seed_nodes(store, run.data),
-            num_nodes=int(store.type_offsets[-1]),
-            seeds_per_step=run.sampling.seeds_per_step,
-            seed=run.run.seed,
-        )
+        order = seed_order(store, run)
         return self._open_stream(
             store,
             run,

@@ -15,7 +15,7 @@ from service.run_file import RunFile
 from service.run_folder import open_same_store
 from service.sampling_section import check_sampling
 from service.schema import GraphSchema
-from service.seed_nodes import seed_nodes
+from service.seed_nodes import seed_order
 from service.tiers import block_cache_of
 from storage.block_cache import BlockCache
 from storage.errors import BadInput
@@ -47,12 +47,7 @@ def prepare(run: RunFile, *, group: Group, state: TrainingState | None) -> Prepa
     model = build_model(run, GraphSchema.from_store(store), group=group)
     check_hops(run, model)
     check_sampling(run.sampling, store, seed_types=run.data.seed_types)
-    order = SeedOrder(
-        seed_nodes(store, run.data),
-        num_nodes=int(store.type_offsets[-1]),
-        seeds_per_step=run.sampling.seeds_per_step,
-        seed=run.run.seed,
-    )
+    order = seed_order(store, run)
     total_steps = run.training.epochs * order.steps_per_epoch
     return Preparation(
         store=store,

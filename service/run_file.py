@@ -237,10 +237,16 @@ def remedy_for(parts: Sequence[str]) -> str:
 def with_absolute_paths(run: RunFile) -> RunFile:
     """The run file with local folders named from the root: workers and later commands start in other folders."""
     store, storage = (Place(url).local("") or url for url in (run.data.store, run.run.storage))
-    cache = run.tiers.disk_cache_folder and os.path.abspath(os.path.expanduser(run.tiers.disk_cache_folder))
+    folders = {
+        key: folder and os.path.abspath(os.path.expanduser(folder))
+        for key, folder in (
+            ("disk_cache_folder", run.tiers.disk_cache_folder),
+            ("scratch_folder", run.tiers.scratch_folder),
+        )
+    }
     return run.model_copy(
         update={
-            "tiers": run.tiers.model_copy(update={"disk_cache_folder": cache}),
+            "tiers": run.tiers.model_copy(update=folders),
             "data": run.data.model_copy(update={"store": store}),
             "run": run.run.model_copy(update={"storage": storage}),
         }

@@ -55,7 +55,13 @@ class SamplingSection(BaseModel):
     )
     seeds_per_step: int = Field(1024, ge=1, description="Seed nodes of the global batch, over all workers.")
     num_threads: int = Field(1, ge=1, description="Sampling threads a worker.", json_schema_extra={"harmless": True})
-    queue_batches: int = Field(4, ge=1, description="Batches in flight a worker.", json_schema_extra={"harmless": True})
+    queue_batches: int = Field(
+        4,
+        ge=1,
+        description="Batches in flight a worker, from memory or from a feeder that workers of a machine share; a "
+        "stream of a worker's own keeps one waiting.",
+        json_schema_extra={"harmless": True},
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

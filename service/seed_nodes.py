@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from service.run_file import DataSection
+from sampling.seeds import SeedOrder
+from service.run_file import DataSection, RunFile
 from storage.store import Store
 
 
@@ -15,4 +16,14 @@ def seed_nodes(store: Store, data: DataSection) -> NDArray[np.int64] | None:
     indices = sorted({store.type_index(name) for name in names})
     return np.concatenate(
         [store.live_ids(store.node_types[index].name) + store.type_offsets[index] for index in indices]
+    )
+
+
+def seed_order(store: Store, run: RunFile) -> SeedOrder:
+    """The order of a run's seeds, the same in every process of it."""
+    return SeedOrder(
+        seed_nodes(store, run.data),
+        num_nodes=int(store.type_offsets[-1]),
+        seeds_per_step=run.sampling.seeds_per_step,
+        seed=run.run.seed,
     )

@@ -4,7 +4,7 @@ The budget is `tiers.memory_bytes`: for the process, the training step, the topo
 wait. Where it is not given, it is a share of what the machine has left, divided by its workers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,7 +18,7 @@ from sampling.device_rows import device_rows as device_rows_of
 from sampling.device_tier import DeviceTier
 from sampling.loader import Loader, LoaderCounters
 from sampling.open_source import topology_bytes
-from service.feeding import BatchLoader, OwnLoader, open_loader, ranks_of_host
+from service.feeding import BatchLoader, OwnLoader, open_loader, ranks_of_host, share_address
 from service.group import Group
 from service.machine_memory import anonymous_bytes
 from service.preparation import Preparation
@@ -29,15 +29,10 @@ from service.tiers import host_tiers, open_features
 from storage.progress import Progress
 from storage.store import Store
 
-FREE_SHARE = 0.8
-"""of the memory that is left is the budget where none is given"""
 SURE_SHARE = 0.7
 """of the budget: what takes no more is held in memory without any planning"""
-BATCH_SHARE = 64 << 20
+BATCH_BYTES = 64 << 20
 """allowed for batches in flight when everything is in memory"""
-FLOAT_BYTES = 4
-KEPT_TENSORS = 4
-"""of a layer's inputs and outputs are kept for the way back, with their gradients"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class BatchSource(Protocol):
     def counters(self) -> LoaderCounters:
         """What was done so far."""
 
-    def batches(self, *, first_step: int, last_step: int) -> Iterator[MiniBatch]:
+    def batches(self, *, first_step: int, last_step: int) -> Generator[MiniBatch, None, None]:
         """The batches of steps [first_step, last_step), counted from the start of the run."""
 
     def host_hits(self) -> HostHits:
@@ -101,7 +96,7 @@ class FromMemory:
         """See `BatchSource`."""
         return self._loader.counters
 
-    def batches(self, *, first_step: int, last_step: int) -> Iterator[MiniBatch]:
+    def batches(self, *, first_step: int, last_step: int) -> Generator[MiniBatch, None, None]:
         """See `BatchSource`."""
         return self._loader.batches(first_step=first_step, last_step=last_step)
 
@@ -131,7 +126,7 @@ class FromStream:
             idle_seconds=counters.serve.waited_for_room_seconds,
         )
 
-    def batches(self, *, first_step: int, last_step: int) -> Iterator[MiniBatch]:
+    def batches(self, *, first_step: int, last_step: int) -> Generator[MiniBatch, None, None]:
         """See `BatchSource`."""
         return self._loader.batches(first_step=first_step, last_step=last_step)
 
@@ -159,16 +154,27 @@ def open_batches(
     feeder have no such rows. Raises BadInput for a budget in which nothing works.
     """
     store = prepared.store
-    fits = not run.workers.samplers and fits_in_memory(run, store, memory_bytes=memory_budget(run, group.world_size))
+    ranks = ranks_of_host(group, device=device)
+    memory_bytes = memory_budget(run, num_workers=len(ranks))
+    fits = not run.workers.samplers and fits_in_memory(run, store, memory_bytes=memory_bytes)
     votes = group.sum(torch.tensor([float(fits)], dtype=torch.float64, device=device))
     fits = int(votes.item()) == group.world_size  # memory left differs from host to host; the ranks must agree
-    if not fits and group.world_size > 1 and len(ranks_of_host(group, device=device)) > 1:
+    if not fits and len(ranks) > 1:
         progress.stage("start feeder", total=1, unit="feeders")
         loader = open_loader(
-            store, run, order=prepared.order, group=group, device=device, open_stream=open_rank_stream, opened=opened
+            store,
+            run,
+            order=prepared.order,
+            group=group,
+            ranks=ranks,
+            device=device,
+            open_stream=open_rank_stream,
+            opened=opened,
         )
         progress.advance(1)
-        return FromStream(loader), None
+        return FromStream(loader), copying_tier(store, device)
+    if not fits:
+        share_address("", group=group, owner=group.rank, device=device)  # the ranks of other hosts share theirs now
     tier = open_device_tier(run, store, device)
     device_rows = tier.num_rows if tier is not None else [0] * len(store.node_types)
     if fits:
@@ -185,6 +191,12 @@ def open_batches(
         progress=progress,
     )
     return FromStream(OwnLoader(found.stream)), tier
+
+
+def copying_tier(store: Store, device: torch.device) -> DeviceTier | None:
+    """Keeps no rows, and copies batches to a GPU; None where they are on their device already."""
+    none = [None] * len(store.node_types)
+    return None if device.type == "cpu" else DeviceTier(none, num_rows=[0] * len(none), device=device)
 
 
 def open_device_tier(run: RunFile, store: Store, device: torch.device) -> DeviceTier | None:
@@ -209,5 +221,5 @@ def fits_in_memory(run: RunFile, store: Store, *, memory_bytes: int) -> bool:
     if run.tiers.topology == "disk" or (allowed is not None and features > int(allowed)):
         return False
     scratch = 4 * int(store.type_offsets[-1]) * run.sampling.num_threads
-    needed = anonymous_bytes() + topology_bytes(store) + features + scratch + BATCH_SHARE
+    needed = anonymous_bytes() + topology_bytes(store) + features + scratch + BATCH_BYTES
     return needed <= SURE_SHARE * memory_bytes

@@ -24,11 +24,11 @@ KEPT_TENSORS = 4
 """of a layer's inputs and outputs are kept for the way back, with their gradients"""
 
 
-def memory_budget(run: RunFile, world_size: int) -> int:
-    """Bytes for each of the workers, everything included."""
+def memory_budget(run: RunFile, *, num_workers: int) -> int:
+    """Bytes for each of the workers of this machine, everything included."""
     if run.tiers.memory_bytes is not None:
         return int(run.tiers.memory_bytes)
-    return anonymous_bytes() + int(available_bytes() * FREE_SHARE) // world_size
+    return anonymous_bytes() + int(available_bytes() * FREE_SHARE) // num_workers
 
 
 def step_bytes(run: RunFile, batch: BatchSize) -> int:
@@ -82,7 +82,7 @@ def planned_stream(
         fanouts=run.sampling.fanouts,
         seed=run.run.seed,
         settings=StreamSettings(
-            memory_bytes=memory_budget(run, world_size) * len(ranks),
+            memory_bytes=memory_budget(run, num_workers=len(ranks)) * len(ranks),
             process_bytes=anonymous_bytes() * (1 + others),
             scratch_folder=tiers.scratch_folder or os.path.join(os.path.dirname(default_folder()), "scratch"),
             step_bytes=lambda batch: step_bytes(run, batch),
@@ -115,7 +115,7 @@ def sampler_pool(
         fanouts=run.sampling.fanouts,
         seed=run.run.seed,
         order=order,
-        num_actors=run.workers.samplers,
+        num_actors=run.workers.samplers * len(ranks),
         mode=sampling_mode(run.sampling, store),
         ranks=ranks,
         world_size=world_size,

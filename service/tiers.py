@@ -36,10 +36,12 @@ class TiersSection(BaseModel):
     device_cache_bytes: ByteSize | None = Field(
         None,
         description="Memory of the training device for the hottest feature rows; unset for half of what a GPU has "
-        "left, none on the CPU.",
+        "left, none on the CPU. Workers of a machine that share a feeder keep none.",
     )
     topology: Literal["auto", "memory", "disk"] = Field(
-        "auto", description="Where adjacency is while training; auto: in memory where that leaves features enough."
+        "auto",
+        description="Where adjacency is while training; auto: in memory where that leaves features enough. On disk for "
+        "sampling.mode=uniform only.",
     )
     topology_cache_bytes: ByteSize | None = Field(
         None, description="Memory for the hottest adjacency of a topology on disk; unset for a share of what is free."

@@ -89,18 +89,23 @@ def train(
         source, tier = open_batches(run, prepared, group=group, device=device, opened=opened, progress=progress)
         batches = source.batches(first_step=first_step, last_step=total_steps)
         if tier is not None:
-            batches = opened.enter_context(closing(on_device(batches, tier)))
+            batches = on_device(batches, tier)
+        opened.enter_context(closing(batches))  # before what they are read from
+
+        def waits() -> float:
+            return source.counters.wait_seconds if tier is None else tier.counters.wait_seconds
+
         coordinator.plan(total_steps=total_steps)
         progress.stage("pretrain", total=total_steps, unit="steps")
         progress.advance(first_step)
-        began = time.monotonic()
+        began, waited = time.monotonic(), 0.0
         interrupts = opened.enter_context(Interrupts())
         for batch in batches:
             done = batch.epoch * order.steps_per_epoch + batch.step + 1
             rate = learning_rate(run.training, step=done - 1, total_steps=total_steps)
             for settings in optimizer.param_groups:
                 settings["lr"] = rate
-            step_began, waited = time.monotonic(), source.counters.wait_seconds
+            step_began = time.monotonic()
             loss, norm = take_step(run, batch, forward=forward, model=model, optimizer=optimizer, group=group)
             if group.rank == 0:
                 coordinator.report(
@@ -111,10 +116,11 @@ def train(
                         learning_rate=rate,
                         grad_norm=norm,
                         seconds=time.monotonic() - step_began,
-                        wait_seconds=source.counters.wait_seconds - waited,
+                        wait_seconds=waits() - waited,
                         seeds=batch.num_seeds_global,
                     )
                 )
+            waited = waits()
             num_seeds += batch.num_seeds_global
             decision = coordinator.decide(done)
             if decision.save and group.rank == 0:
@@ -144,7 +150,7 @@ def train(
                 sampled_edges=source.counters.sampled_edges,
                 sample_seconds=source.counters.sample_seconds,
                 fetch_seconds=source.counters.fetch_seconds,
-                wait_seconds=source.counters.wait_seconds,
+                wait_seconds=waits(),
                 host_requests=hits.requests,
                 host_hits=hits.hits,
             )

@@ -46,6 +46,10 @@ class DiskSpeed:
         """Expected seconds of reads: whichever of the two limits binds."""
         return max(num_bytes / self.read_bytes_per_second, num_reads / self.reads_per_second)
 
+    def round_trip_seconds(self, num_bytes: float) -> float:
+        """Expected seconds of writing so much in order and reading it again."""
+        return num_bytes / self.write_bytes_per_second + num_bytes / self.read_bytes_per_second
+
 
 UNKNOWN = DiskSpeed(read_bytes_per_second=5e8, reads_per_second=2e4, write_bytes_per_second=2e8)
 """for a disk that has no room for a measurement, or takes no writing"""

@@ -121,7 +121,7 @@ class StoredTopology:
         with ExitStack() as stack:
             stack.callback(self._pool.close)
             self.relations = tuple(self._open_relation(info, stack) for info in store.relations)
-            files, sizes = self._files_by_heat(), []
+            files = self._files_by_heat()
             sizes = share_cache([[file.num_bytes for file in group] for group in files], cache_bytes=cache_bytes)
             for group, shares in zip(files, sizes, strict=True):
                 for file, share in zip(group, shares, strict=True):
@@ -172,7 +172,7 @@ class StoredTopology:
         return [
             [relation.indptr for relation in self.relations],
             [relation.out_degree for relation in self.relations],
-            [file for relation in self.relations for file in relation.files[2:]],
+            [file for relation in self.relations for file in (relation.indices, relation.weight) if file is not None],
         ]
 
     @property

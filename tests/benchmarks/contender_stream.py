@@ -18,6 +18,7 @@ import torch
 from sampling.batch import MiniBatch
 from sampling.open_stream import OpenStream, StreamSettings, open_stream
 from sampling.seeds import SeedOrder
+from service.machine_memory import anonymous_bytes
 from storage.store import Store
 from tests.benchmarks.contender import BenchStore, Served, arguments, fanouts_of, run
 
@@ -26,12 +27,6 @@ SLACK_BYTES = 40 << 20
 """file pages of libraries, which count against the cap too"""
 HIDDEN_DIM = 256
 STEP_BYTES = 640 << 20
-
-
-def anonymous_bytes() -> int:
-    """Memory of this process that is no file's."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("RssAnon", "RssShmem")))
 
 
 def disk_bytes() -> int:

@@ -27,7 +27,6 @@ from sampling.stream import Stream
 from storage.features import TierCounters
 from storage.store import Store
 from tests.benchmarks.capped import ROOT
-from tests.sampling.fed_processes import serving_into
 
 FANOUTS = (10, 5)
 MEMORY_BYTES = 4 << 30
@@ -84,8 +83,9 @@ def run_feeder(spec: FeederSpec) -> None:
             opened=opened,
             ranks=spec.ranks,
             world_size=spec.world_size,
+            memory=memory,
         )
-        stream = serving_into(found.stream, memory)
+        stream = found.stream
         streams.append((stream, disk_bytes(), table_bytes(stream)))
         return stream
 

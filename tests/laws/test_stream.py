@@ -17,6 +17,7 @@ from sampling.loader import Loader
 from sampling.neighbors import NeighborSampler
 from sampling.planned_table import Packing, PlannedTable
 from sampling.seeds import SeedOrder
+from sampling.shared_memory import FeatureMemory
 from sampling.sources import ThreadSource
 from sampling.stream import Stream
 from storage.disk_speed import DiskSpeed
@@ -69,6 +70,7 @@ class Planned:
         ranks: Sequence[int] = (0,),
         world_size: int = 1,
         kept_bytes: int = 1 << 20,
+        memory: FeatureMemory | None = None,
         device_rows: Sequence[int] = (0, 0),
     ) -> None:
         pool = ReadPool(num_threads=2)
@@ -106,8 +108,8 @@ class Planned:
             space=self.space,
             batches_per_superbatch=superbatch,
             ranks=ranks,
-            world_size=world_size,
             device_rows=device_rows,
+            memory=memory,
         )
 
     def all(self, first: int = 0) -> list[list[MiniBatch]]:
@@ -248,6 +250,6 @@ def test_an_error_is_raised_at_the_batch_that_it_stopped_and_a_stream_may_be_lef
     early = Planned(graph, tables(), tmp_path)
     stream = early.stream.batches(first_step=0, last_step=LAST)
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     early.stream.close()
     assert list(tmp_path.iterdir()) == []

@@ -56,12 +56,6 @@ class RankSpec:
     """with each batch"""
 
 
-def serving_into(stream: Stream, memory: FeatureMemory) -> Stream:
-    """The stream, with the features of its batches in `memory`."""
-    stream._memory = memory
-    return stream
-
-
 def digest(value: Any) -> str:
     """Of everything that a batch holds: names, types, shapes, bytes."""
     hashed = xxhash.xxh64()
@@ -97,9 +91,11 @@ def run_feeder(spec: FeederSpec) -> None:
         time.sleep(spec.wait_seconds)
         folder = opened.enter_context(tempfile.TemporaryDirectory())
         given = tables(spec.dim)
-        planned = Planned(two_type_graph(), given, Path(folder), ranks=spec.ranks, world_size=spec.world_size)
+        planned = Planned(
+            two_type_graph(), given, Path(folder), ranks=spec.ranks, world_size=spec.world_size, memory=memory
+        )
         opened.callback(planned.stream.close)
-        return serving_into(planned.stream, memory)
+        return planned.stream
 
     feeder.run(open_stream)
     say({"ended": True, "peak_bytes": feeder.memory.peak_bytes})

@@ -13,7 +13,7 @@ from sampling.shared_memory import SharedMemory
 from sampling.stream import Stream
 from storage.errors import BadInput
 from tests.laws.test_stream import Planned, plain, tables
-from tests.sampling.fed_processes import digests, serving_into
+from tests.sampling.fed_processes import digests
 from tests.sampling.graphs import two_type_graph
 from tests.sampling.tables import ArrayTable
 
@@ -64,9 +64,10 @@ class Feeding:
             packing="never",
             ranks=self._ranks,
             world_size=self._world_size,
+            memory=memory,
         )
         opened.callback(self.planned.stream.close)
-        return serving_into(self.planned.stream, memory)
+        return self.planned.stream
 
     def _run(self) -> None:
         try:

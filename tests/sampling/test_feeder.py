@@ -114,7 +114,7 @@ def test_the_feeder_ends_when_all_ranks_are_done_and_serves_those_that_are_not(t
         both = [early.batches(first_step=0, last_step=LAST), late.batches(first_step=0, last_step=LAST)]
         seen: list[str] = []
         side_by_side(lambda: next(both[0]), lambda: seen.append(digest(next(both[1]))))
-        both[0].close()  # type: ignore[attr-defined]
+        both[0].close()
         seen += map(digest, both[1])
         assert seen == expected(1, 2)
     assert feeding.end() is None

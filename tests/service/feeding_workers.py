@@ -20,15 +20,15 @@ from sampling.shared_memory import FeatureMemory
 from sampling.sources import ThreadSource
 from sampling.stream import Stream
 from service.errors import TrainingFailed
-from service.feeding import open_loader
+from service.feeding import open_loader, ranks_of_host
 from service.group import Group
 from service.run_file import RunFile
-from service.seed_nodes import seed_nodes
+from service.seed_nodes import seed_order
 from storage.disk_speed import UNKNOWN
 from storage.errors import BadInput
 from storage.read_pool import ReadPool
 from storage.store import Store
-from tests.sampling.fed_processes import digest, serving_into
+from tests.sampling.fed_processes import digest
 
 
 def open_stream(
@@ -81,20 +81,11 @@ def open_stream(
         space=space,
         batches_per_superbatch=4,
         ranks=ranks,
-        world_size=world_size,
         queue_batches=1,
+        memory=memory,
     )
     opened.callback(stream.close)
-    return stream if memory is None else serving_into(stream, memory)
-
-
-def order_of(store: Store, run: RunFile) -> SeedOrder:
-    return SeedOrder(
-        seed_nodes(store, run.data),
-        num_nodes=int(store.type_offsets[-1]),
-        seeds_per_step=run.sampling.seeds_per_step,
-        seed=run.run.seed,
-    )
+    return stream
 
 
 def work(config: dict[str, Any]) -> None:
@@ -109,8 +100,9 @@ def work(config: dict[str, Any]) -> None:
             loader = open_loader(
                 store,
                 run,
-                order=order_of(store, run),
+                order=seed_order(store, run),
                 group=group,
+                ranks=ranks_of_host(group, device=torch.device("cpu")),
                 device=torch.device("cpu"),
                 open_stream=open_stream,
                 opened=opened,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import yaml
 
 from service.inspection import inspect_store
@@ -79,6 +80,7 @@ def test_settings_that_are_not_the_stores_are_refused_only_where_they_are_given(
     assert "--nodes: none given" in refused.stderr.splitlines()[-1]
 
 
+@pytest.mark.soak
 def test_a_changed_store_is_trained_on_and_exactly_its_live_nodes_are_embedded(tmp_path: Path) -> None:
     grown_store(tmp_path)
     store = str(tmp_path / "store")

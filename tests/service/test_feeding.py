@@ -19,14 +19,15 @@ from service.feeding import OwnLoader, open_loader
 from service.group import Group
 from service.ray_cluster import ray_cluster
 from service.run_file import RunFile, load_run_file
+from service.seed_nodes import seed_order
 from storage.store import Store
 from tests.data import small_run, small_store
 from tests.sampling.fed_processes import digest
-from tests.service.feeding_workers import open_stream, order_of, work
+from tests.service.feeding_workers import open_stream, work
 
 STEPS = 12
 # Ray Train imports Ray Data, whose settings announce their own deprecation
-pytestmark = [pytest.mark.soak, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")]
+pytestmark = pytest.mark.soak
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def expected(run: RunFile, *, rank: int, world_size: int) -> list[str]:
     store = Store.open(run.data.store)
     loader = Loader(
         store.topology(),
-        order=order_of(store, run),
+        order=seed_order(store, run),
         fanouts=run.sampling.fanouts,
         seed=run.run.seed,
         features=[store.features(kind.name) for kind in store.node_types],
@@ -136,8 +137,9 @@ def test_a_rank_alone_on_its_host_has_a_stream_of_its_own(tmp_path: Path) -> Non
         loader = open_loader(
             store,
             run,
-            order=order_of(store, run),
+            order=seed_order(store, run),
             group=Group(),
+            ranks=[0],
             device=torch.device("cpu"),
             open_stream=open_stream,
             opened=opened,

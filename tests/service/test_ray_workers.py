@@ -22,6 +22,7 @@ def losses(folder: Path, name: str) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
+@pytest.mark.soak
 def test_two_workers_train_as_one_does_and_a_run_goes_on_with_another_number_of_workers(tmp_path: Path) -> None:
     small_store(tmp_path)
     alone = result_of("pretrain", str(small_run(tmp_path, name="alone")))

@@ -112,7 +112,6 @@ def stream_over(pool: ActorSource, store: Store, folder: Path, *, ranks: Sequenc
         space=space,
         batches_per_superbatch=12,
         ranks=ranks,
-        world_size=world_size,
     )
 
 
