@@ -1,5 +1,10 @@
-"""What is known of batches before they are served: packed tightly in memory, and on local disk where that runs out."""
+"""What is known of batches before they are served: packed tightly in memory, and on local disk where that runs out.
 
+On disk, arrays lie one behind another in anonymous files of FILE_PAGES pages. What is kept first is taken first, so
+few files are open, however many arrays wait; the space of a file is free once the last of its arrays has been taken.
+"""
+
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
@@ -7,11 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.pages import PAGE_BYTES, as_words
-from storage.scratch_file import ScratchFile, ScratchFull, new_staging
+from storage.scratch_file import ScratchFile, new_staging
+
+FILE_PAGES = (64 << 20) // PAGE_BYTES
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Pages of a scratch file, which is closed when nothing names it any more."""
+
+    file: ScratchFile
+    first_page: int
+    num_pages: int
 
 
 class SampleSpace:
-    """Memory that samples are kept in, shared by the superbatches in flight.
+    """Memory that samples are kept in, and the disk behind it, shared by the superbatches in flight.
 
     Args:
         memory_bytes: what may be in memory at once; the rest goes to `folder`.
@@ -23,6 +39,8 @@ class SampleSpace:
         self.spilled_bytes = 0
         self._free = memory_bytes
         self._lock = Lock()
+        self._file: ScratchFile | None = None
+        self._next_page = 0
 
     def take(self, num_bytes: int) -> bool:
         """Reserve memory; False when there is none left and a disk to go to."""
@@ -32,10 +50,18 @@ class SampleSpace:
             self._free -= num_bytes
             return True
 
-    def spilled(self, num_bytes: int) -> None:
-        """Count what went to the disk."""
+    def spill(self, data: NDArray[np.uint8]) -> Extent:
+        """Write whole pages (`data` is memory of a `Staging`) to the disk; raises ScratchFull when it has no room."""
+        assert self.folder is not None
+        num_pages = data.shape[0] // PAGE_BYTES
         with self._lock:
-            self.spilled_bytes += num_bytes
+            if self._file is None or self._next_page + num_pages > self._file.num_pages:
+                self._file, self._next_page = ScratchFile(self.folder, num_pages=max(FILE_PAGES, num_pages)), 0
+            extent = Extent(self._file, self._next_page, num_pages)
+            self._next_page += num_pages
+            self.spilled_bytes += data.shape[0]
+        extent.file.write(data, first_page=extent.first_page)
+        return extent
 
     def give_back(self, num_bytes: int) -> None:
         """Free what `take` reserved."""
@@ -44,7 +70,7 @@ class SampleSpace:
 
 
 class KeptArrays:
-    """A few arrays, in memory or in a scratch file of their own; taken once."""
+    """A few arrays, in memory or on the disk; taken once."""
 
     def __init__(self, arrays: list[NDArray[Any]], space: SampleSpace) -> None:
         self._shapes = [array.shape for array in arrays]
@@ -52,28 +78,19 @@ class KeptArrays:
         self._num_bytes = sum(_aligned(array.nbytes) for array in arrays)
         self._space = space
         self._arrays: list[NDArray[Any]] | None = None
-        self._file: ScratchFile | None = None
+        self._extent: Extent | None = None
         if space.take(self._num_bytes):
             self._arrays = arrays
         else:
-            self._spill(arrays)
+            self._extent = space.spill(self._packed(arrays))
 
-    def _spill(self, arrays: list[NDArray[Any]]) -> None:
-        folder = self._space.folder
-        assert folder is not None
-        num_pages = -(-self._num_bytes // PAGE_BYTES)
-        staging = new_staging(num_pages).data
+    def _packed(self, arrays: list[NDArray[Any]]) -> NDArray[np.uint8]:
+        staging = new_staging(-(-self._num_bytes // PAGE_BYTES)).data
         at = 0
         for array in arrays:
             staging[at : at + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             at += _aligned(array.nbytes)
-        self._file = ScratchFile(folder, num_pages=num_pages)
-        try:
-            self._file.write(staging, first_page=0)
-        except ScratchFull:
-            self.close()
-            raise
-        self._space.spilled(num_pages * PAGE_BYTES)
+        return staging
 
     def take(self) -> list[NDArray[Any]]:
         """The arrays as they were; their space is free afterwards."""
@@ -82,10 +99,10 @@ class KeptArrays:
         return arrays
 
     def _unspill(self) -> list[NDArray[Any]]:
-        assert self._file is not None, "kept arrays are taken once"
-        num_pages = self._file.num_pages
-        staging = new_staging(num_pages).data
-        self._file.read(staging, as_words(staging), first_page=0, num_pages=num_pages)
+        extent = self._extent
+        assert extent is not None, "kept arrays are taken once"
+        staging = new_staging(extent.num_pages).data
+        extent.file.read(staging, as_words(staging), first_page=extent.first_page, num_pages=extent.num_pages)
         arrays = []
         at = 0
         for shape, dtype in zip(self._shapes, self._dtypes, strict=True):
@@ -99,9 +116,7 @@ class KeptArrays:
         if self._arrays is not None:
             self._arrays = None
             self._space.give_back(self._num_bytes)
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._extent = None
 
 
 def _aligned(num_bytes: int) -> int:

@@ -91,13 +91,17 @@ class ScratchFile:
                 f"scratch space in {self.folder}, page {page}",
                 "changed since it was written" if code == DAMAGED else "cannot be read",
                 rule="the disk gives back what it was given",
-                remedy="check the disk, or name another folder with tiers.disk_cache_folder",
+                remedy="check the disk, or name another folder with tiers.scratch_folder",
             )
 
     def _full(self, error: OSError) -> OSError:
         if error.errno not in NO_SPACE:
             return error
-        return ScratchFull(error.errno, f"no room for {self.num_pages * PAGE_BYTES} bytes in {self.folder}")
+        return ScratchFull(
+            error.errno,
+            f"{self.folder}: no room for {self.num_pages * PAGE_BYTES} bytes of scratch; free space there, or name "
+            "another folder with tiers.scratch_folder",
+        )
 
 
 def new_staging(num_pages: int) -> Staging:

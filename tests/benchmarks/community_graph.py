@@ -71,11 +71,19 @@ class CommunityGraph:
         write_feature_array(self.nodes, self.folder / "features.npy", num_nodes=self.num_nodes, dim=FEATURE_DIM)
         write_csc(self.edges, self.folder, num_nodes=self.num_nodes, num_edges=self.num_edges)
 
-    def _write_edges(self) -> None:
-        """src, dst int64: user ids. Memory: 28 bytes a node."""
+    def user_ids(self) -> NDArray[np.int32]:
+        """The id that the user knows each node of the generator by."""
+        return self._drawn()[1]
+
+    def _drawn(self) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+        """Weights and user ids of all nodes."""
         rng = np.random.default_rng(self.seed)
         weight = rng.pareto(PARETO_SHAPE, self.num_nodes) + 1
-        user_id = rng.permutation(self.num_nodes).astype(np.int32)
+        return weight, rng.permutation(self.num_nodes).astype(np.int32)
+
+    def _write_edges(self) -> None:
+        """src, dst int64: user ids. Memory: 28 bytes a node."""
+        weight, user_id = self._drawn()
         everywhere = np.empty(self.num_nodes, dtype=np.uint64)
         inside = np.empty(self.num_nodes, dtype=np.uint64)
         alias_table(weight, everywhere)
