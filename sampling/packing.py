@@ -185,14 +185,14 @@ class Pack:
     def _write_chunk(self, chunk: int, buffer: Staging) -> None:
         first = self.layout.first_page[chunk]
         sizes = self.layout.first_page[chunk + 1] - first
-        starts = np.cumsum(np.append(0, sizes)) * PAGE_BYTES
-        filled = np.flatnonzero(sizes)
+        starts = np.append(0, np.cumsum(sizes))
+        cuts = np.searchsorted(starts, np.linspace(0, starts[-1], self._pool.num_threads + 1)).tolist()
 
         def write(unit: int) -> None:
-            batch = int(filled[unit])
-            self._file.write(buffer.data[starts[batch] : starts[batch + 1]], first_page=int(first[batch]))
+            begin, end = cuts[unit], cuts[unit + 1]
+            self._file.write_pieces(buffer.data, starts[begin : end + 1], first[begin:end])
 
-        self._pool.run(write, filled.size)
+        self._pool.run(write, self._pool.num_threads)
 
 
 @kernel

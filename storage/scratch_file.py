@@ -8,16 +8,49 @@ import errno
 import os
 import tempfile
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
 from storage.block_reads import DAMAGED, NUM_CODES, OK, Staging, load_run
 from storage.errors import BadInput
-from storage.pages import PAGE_BYTES, page_sums
+from storage.jit import kernel
+from storage.pages import PAGE_BYTES, as_words, page_sum
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_pwrite: Any = types.ExternalFunction("pwrite", types.intp(types.int32, types.uintp, types.uintp, types.int64))
+
+
+@kernel
+def store_pieces(
+    descriptor: int,
+    data: NDArray[np.uint8],
+    words: NDArray[np.uint64],
+    starts: NDArray[np.int64],
+    first_pages: NDArray[np.int64],
+    sums: NDArray[np.uint32],
+) -> int:
+    """Write pages [starts[i], starts[i + 1]) of `data` from page first_pages[i] of a file on, for every i.
+
+    Sums of the pages go to `sums`; `words` is `data` as uint64. Returns the first piece that the system did not take
+    whole, -1 when it took all. Thousands of small pieces are one call, so that their writer never waits for Python.
+    """
+    for piece in range(first_pages.shape[0]):
+        first = first_pages[piece]
+        for page in range(starts[piece], starts[piece + 1]):
+            sums[first + page - starts[piece]] = page_sum(words, data, data.shape[0], page)
+        done = starts[piece] * PAGE_BYTES
+        place = first * PAGE_BYTES - done
+        end = starts[piece + 1] * PAGE_BYTES
+        while done < end:
+            put = _pwrite(descriptor, data.ctypes.data + np.uintp(done), end - done, place + done)
+            if put <= 0:
+                return piece
+            done += put
+    return -1
 
 
 class ScratchFull(OSError):
@@ -69,13 +102,24 @@ class ScratchFile:
         """Write whole pages: `data` (uint8 [pages * 4096]) is memory of a `Staging`, from the start of a page on."""
         num_pages = data.shape[0] // PAGE_BYTES
         assert data.shape[0] == num_pages * PAGE_BYTES
-        assert first_page + num_pages <= self.num_pages
-        self._sums[first_page : first_page + num_pages] = page_sums(data)
+        self.write_pieces(data, np.array([0, num_pages]), np.array([first_page]))
+
+    def write_pieces(self, data: NDArray[np.uint8], starts: NDArray[np.int64], first_pages: NDArray[np.int64]) -> None:
+        """Write pages [starts[i], starts[i + 1]) of `data`, as `write` takes it, from page first_pages[i] on."""
+        assert np.all(first_pages + np.diff(starts) <= self.num_pages)
+        left = store_pieces(self._descriptor, data, as_words(data), starts, first_pages, self._sums)
+        if left >= 0:
+            piece = data[starts[left] * PAGE_BYTES : starts[left + 1] * PAGE_BYTES]
+            self._write_alone(piece, int(first_pages[left]) * PAGE_BYTES)
+            self.write_pieces(data, starts[left + 1 :], first_pages[left + 1 :])
+
+    def _write_alone(self, data: NDArray[np.uint8], place: int) -> None:
+        """Write what the kernel could not, or raise why the system will not have it."""
         done = 0
         view = memoryview(data.data)
         while done < data.shape[0]:
             try:
-                done += os.pwrite(self._descriptor, view[done:], first_page * PAGE_BYTES + done)
+                done += os.pwrite(self._descriptor, view[done:], place + done)
             except OSError as error:
                 raise self._full(error) from error
 

@@ -36,6 +36,7 @@ def files_no_longer_than(num_bytes: int) -> Iterator[None]:
 
 def test_without_room_for_packs_rows_are_read_directly_and_batches_are_the_same(tmp_path: Path) -> None:
     graph, given = two_type_graph(), tables()
+    Planned(graph, given, tmp_path, packing="always").all()  # compiled kernels are files, too
     planned = Planned(graph, given, tmp_path, packing="always")
     with files_no_longer_than(4096):
         found = planned.all()
@@ -49,6 +50,7 @@ def test_without_room_for_packs_rows_are_read_directly_and_batches_are_the_same(
 
 def test_without_room_for_waiting_batches_one_line_names_the_folder_and_another_one_helps(tmp_path: Path) -> None:
     graph, given = two_type_graph(), tables()
+    Planned(graph, given, tmp_path / "full", packing="never", kept_bytes=0).all()
     full = Planned(graph, given, tmp_path / "full", packing="never", kept_bytes=0)
     with files_no_longer_than(4096), pytest.raises(ScratchFull, match=r"full: no room .* tiers\.scratch_folder"):
         full.all()
