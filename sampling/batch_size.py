@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampling.device_rows import rows_behind
-from sampling.kept import SampleSpace
+from sampling.kept import Shelf
 from sampling.memory_split import TableNeeds
+from sampling.sample_space import SampleSpace
 from sampling.sources import SampleSource
 from storage.features import Features
 
@@ -40,13 +41,13 @@ def batch_size(source: SampleSource, *, num_hops: int, type_offsets: NDArray[np.
     nodes, edges = 0.0, 0.0
     seen = []
     by_hop = np.zeros(num_hops + 1)
-    space = SampleSpace(memory_bytes=0, folder=None)
+    shelf = Shelf(SampleSpace(memory_bytes=0, folder=None))
     for drawn in source.samples(0, NUM_LOOKED_AT):
         for batch in drawn:
             nodes += batch.nodes.shape[0]
             edges += batch.num_edges
             seen.append(batch.nodes.astype(np.int64))
-            sample, _ = batch.keep(space).take()
+            sample, _ = batch.keep(shelf).take()
             by_hop += [*(hop.num_targets for hop in sample.hops), sample.nodes.shape[0]]
     everything = np.sort(np.concatenate(seen))
     cut = np.split(everything, np.searchsorted(everything, type_offsets[1:-1]))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampling.assemble import Surroundings
-from sampling.kept import KeptArrays, SampleSpace
+from sampling.kept import Shelf
 from sampling.neighbors import Sample, SampledHop
 from sampling.packed_sample import PackedSample
 
@@ -20,9 +20,6 @@ class KeptBatch(Protocol):
     def take(self) -> tuple[Sample, Surroundings]:
         """The sample, and what tells its degrees and weights; the space is free afterwards."""
 
-    def close(self) -> None:
-        """Free the space."""
-
 
 class Drawn(Protocol):
     """A batch that was just sampled."""
@@ -35,7 +32,7 @@ class Drawn(Protocol):
     def num_edges(self) -> int:
         """Over all hops."""
 
-    def keep(self, space: SampleSpace) -> KeptBatch:
+    def keep(self, shelf: Shelf) -> KeptBatch:
         """Put it where it waits."""
 
 
@@ -56,13 +53,13 @@ class DrawnInMemory:
         """See `Drawn`."""
         return sum(hop.source.shape[0] for hop in self.sample.hops)
 
-    def keep(self, space: SampleSpace) -> KeptBatch:
+    def keep(self, shelf: Shelf) -> KeptBatch:
         """See `Drawn`."""
-        return _KeptSample(self, space)
+        return _KeptSample(self, shelf)
 
 
 class _KeptSample:
-    def __init__(self, drawn: DrawnInMemory, space: SampleSpace) -> None:
+    def __init__(self, drawn: DrawnInMemory, shelf: Shelf) -> None:
         hops = drawn.sample.hops
         arrays = [_narrow(drawn.sample.nodes)]
         for hop in hops:
@@ -72,7 +69,7 @@ class _KeptSample:
         self._around = drawn.around
         if drawn.sample.times is not None:
             arrays.append(drawn.sample.times)
-        self._kept = KeptArrays(arrays, space)
+        self._kept = shelf.keep(arrays)
 
     def take(self) -> tuple[Sample, Surroundings]:
         nodes, *arrays = self._kept.take()
@@ -82,9 +79,6 @@ class _KeptSample:
             hops.append(SampledHop(num_targets, num_sources, indptr, source, position.astype(np.int64, copy=False)))
         times = arrays[3 * len(hops)] if len(arrays) > 3 * len(hops) else None
         return Sample(nodes=nodes.astype(np.int64, copy=False), hops=tuple(hops), times=times), self._around
-
-    def close(self) -> None:
-        self._kept.close()
 
 
 class DrawnOnDisk:
@@ -103,24 +97,21 @@ class DrawnOnDisk:
         """See `Drawn`."""
         return self._packed.num_edges
 
-    def keep(self, space: SampleSpace) -> KeptBatch:
+    def keep(self, shelf: Shelf) -> KeptBatch:
         """See `Drawn`."""
-        return _KeptPacked(self._packed, space)
+        return _KeptPacked(self._packed, shelf)
 
 
 class _KeptPacked:
-    def __init__(self, packed: PackedSample, space: SampleSpace) -> None:
+    def __init__(self, packed: PackedSample, shelf: Shelf) -> None:
         self._packed = packed
-        self._kept = KeptArrays(list(packed.arrays), space)
+        self._kept = shelf.keep(list(packed.arrays))
         packed.arrays = packed.arrays.mapped(lambda array: NOTHING.view(array.dtype))
 
     def take(self) -> tuple[Sample, Surroundings]:
         arrays = iter(self._kept.take())
         self._packed.arrays = self._packed.arrays.mapped(lambda _: next(arrays))
         return self._packed.sample(), self._packed
-
-    def close(self) -> None:
-        self._kept.close()
 
 
 def _narrow(array: NDArray[np.int64]) -> NDArray[Any]:

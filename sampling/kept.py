@@ -1,7 +1,7 @@
-"""What is known of batches before they are served: packed tightly in memory, and on local disk where that runs out.
+"""What is known of batches before they are served: kept on shelves, one for each kind of arrays, and taken once.
 
-On disk, arrays lie one behind another in anonymous files of FILE_PAGES pages. What is kept first is taken first, so
-few files are open, however many arrays wait; the space of a file is free once the last of its arrays has been taken.
+A shelf gathers small arrays into bundles. A bundle stays in memory where the space has room, and goes to the disk in
+one write where it has not; the first of its arrays that is taken brings all of them back in one read.
 """
 
 from dataclasses import dataclass
@@ -11,113 +11,111 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.pages import PAGE_BYTES, as_words
-from storage.scratch_file import ScratchFile, new_staging
+from sampling.sample_space import Extent, SampleSpace
+from storage.pages import PAGE_BYTES
+from storage.scratch_file import new_staging
 
-FILE_PAGES = (64 << 20) // PAGE_BYTES
+Arrays = list[NDArray[Any]]
+Shapes = list[tuple[tuple[int, ...], np.dtype[Any]]]
+
+
+class Shelf:
+    """Arrays of one kind, best taken in the order in which they were kept; one thread keeps, another may take."""
+
+    def __init__(self, space: SampleSpace) -> None:
+        self._space = space
+        self._open = _Bundle(space)
+
+    def keep(self, arrays: Arrays) -> "KeptArrays":
+        """Keep a few arrays, which nobody may write to any more; raises ScratchFull when no disk has room."""
+        bundle = self._open
+        kept = KeptArrays(bundle, bundle.add(arrays))
+        if bundle.num_bytes >= self._space.bundle_bytes:
+            self._open = _Bundle(self._space)
+            bundle.seal()
+        return kept
 
 
 @dataclass(frozen=True)
-class Extent:
-    """Pages of a scratch file, which is closed when nothing names it any more."""
-
-    file: ScratchFile
-    first_page: int
-    num_pages: int
-
-
-class SampleSpace:
-    """Memory that samples are kept in, and the disk behind it, shared by the superbatches in flight.
-
-    Args:
-        memory_bytes: what may be in memory at once; the rest goes to `folder`.
-        folder: local folder; None keeps everything in memory.
-    """
-
-    def __init__(self, *, memory_bytes: int, folder: str | None) -> None:
-        self.folder = folder
-        self.spilled_bytes = 0
-        self._free = memory_bytes
-        self._lock = Lock()
-        self._file: ScratchFile | None = None
-        self._next_page = 0
-
-    def take(self, num_bytes: int) -> bool:
-        """Reserve memory; False when there is none left and a disk to go to."""
-        with self._lock:
-            if self.folder is not None and num_bytes and num_bytes > self._free:
-                return False
-            self._free -= num_bytes
-            return True
-
-    def spill(self, data: NDArray[np.uint8]) -> Extent:
-        """Write whole pages (`data` is memory of a `Staging`) to the disk; raises ScratchFull when it has no room."""
-        assert self.folder is not None
-        num_pages = data.shape[0] // PAGE_BYTES
-        with self._lock:
-            if self._file is None or self._next_page + num_pages > self._file.num_pages:
-                self._file, self._next_page = ScratchFile(self.folder, num_pages=max(FILE_PAGES, num_pages)), 0
-            extent = Extent(self._file, self._next_page, num_pages)
-            self._next_page += num_pages
-            self.spilled_bytes += data.shape[0]
-        extent.file.write(data, first_page=extent.first_page)
-        return extent
-
-    def give_back(self, num_bytes: int) -> None:
-        """Free what `take` reserved."""
-        with self._lock:
-            self._free += num_bytes
-
-
 class KeptArrays:
-    """A few arrays, in memory or on the disk; taken once."""
+    """Some arrays on a shelf."""
 
-    def __init__(self, arrays: list[NDArray[Any]], space: SampleSpace) -> None:
-        self._shapes = [array.shape for array in arrays]
-        self._dtypes = [array.dtype for array in arrays]
-        self._num_bytes = sum(_aligned(array.nbytes) for array in arrays)
+    bundle: "_Bundle"
+    number: int
+
+    def take(self) -> Arrays:
+        """The arrays as they were; only once."""
+        return self.bundle.take(self.number)
+
+
+class _Bundle:
+    """Arrays that go to the disk and come back together."""
+
+    def __init__(self, space: SampleSpace) -> None:
+        self.num_bytes = 0
+        self._num_added = 0
         self._space = space
-        self._arrays: list[NDArray[Any]] | None = None
+        self._lock = Lock()
+        self._in_memory: dict[int, Arrays] = {}
+        self._on_disk: dict[int, Shapes] = {}
         self._extent: Extent | None = None
-        if space.take(self._num_bytes):
-            self._arrays = arrays
-        else:
-            self._extent = space.spill(self._packed(arrays))
+        self._is_charged = False
 
-    def _packed(self, arrays: list[NDArray[Any]]) -> NDArray[np.uint8]:
-        staging = new_staging(-(-self._num_bytes // PAGE_BYTES)).data
-        at = 0
-        for array in arrays:
-            staging[at : at + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-            at += _aligned(array.nbytes)
-        return staging
+    def add(self, arrays: Arrays) -> int:
+        """The number that they are taken by."""
+        with self._lock:
+            self._num_added += 1
+            self._in_memory[self._num_added] = arrays
+            self.num_bytes += _size(arrays)
+            return self._num_added
 
-    def take(self) -> list[NDArray[Any]]:
-        """The arrays as they were; their space is free afterwards."""
-        arrays = self._unspill() if self._arrays is None else self._arrays
-        self.close()
-        return arrays
+    def seal(self) -> None:
+        """Nothing more will be added: find a place for what has not been taken."""
+        with self._lock:
+            num_bytes = sum(_size(arrays) for arrays in self._in_memory.values())
+            self._is_charged = self._space.take(num_bytes)
+            if not self._is_charged:
+                self._extent = self._space.spill(_packed(self._in_memory, num_bytes))
+                self._on_disk = {n: [(a.shape, a.dtype) for a in arrays] for n, arrays in self._in_memory.items()}
+                self._in_memory = {}
 
-    def _unspill(self) -> list[NDArray[Any]]:
-        extent = self._extent
-        assert extent is not None, "kept arrays are taken once"
-        staging = new_staging(extent.num_pages).data
-        extent.file.read(staging, as_words(staging), first_page=extent.first_page, num_pages=extent.num_pages)
-        arrays = []
-        at = 0
-        for shape, dtype in zip(self._shapes, self._dtypes, strict=True):
-            num_bytes = int(np.prod(shape)) * dtype.itemsize
-            arrays.append(staging[at : at + num_bytes].view(dtype).reshape(shape))
-            at += _aligned(num_bytes)
-        return arrays
+    def take(self, number: int) -> Arrays:
+        """See `KeptArrays`."""
+        with self._lock:
+            if self._extent is not None:
+                self._in_memory = _unpacked(self._extent.read(), self._on_disk)
+                self._extent = None
+            arrays = self._in_memory.pop(number)
+            if self._is_charged:
+                self._space.give_back(_size(arrays))
+            return arrays
 
-    def close(self) -> None:
-        """Free the space."""
-        if self._arrays is not None:
-            self._arrays = None
-            self._space.give_back(self._num_bytes)
-        self._extent = None
+
+def _size(arrays: Arrays) -> int:
+    return sum(_aligned(array.nbytes) for array in arrays)
 
 
 def _aligned(num_bytes: int) -> int:
     return -(-num_bytes // 8) * 8
+
+
+def _packed(kept: dict[int, Arrays], num_bytes: int) -> NDArray[np.uint8]:
+    data = new_staging(-(-num_bytes // PAGE_BYTES)).data
+    at = 0
+    for arrays in kept.values():
+        for array in arrays:
+            data[at : at + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            at += _aligned(array.nbytes)
+    return data
+
+
+def _unpacked(data: NDArray[np.uint8], shapes: dict[int, Shapes]) -> dict[int, Arrays]:
+    found: dict[int, Arrays] = {}
+    at = 0
+    for number, expected in shapes.items():
+        found[number] = []
+        for shape, dtype in expected:
+            num_bytes = int(np.prod(shape)) * dtype.itemsize
+            found[number].append(data[at : at + num_bytes].view(dtype).reshape(shape))
+            at += _aligned(num_bytes)
+    return found

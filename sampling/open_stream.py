@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from sampling.batch_size import NUM_LOOKED_AT, BatchSize, batch_bytes, table_needs
 from sampling.device_rows import tables_behind
 from sampling.fanouts import HopFanout
-from sampling.kept import SampleSpace
 from sampling.memory_split import (
     CHUNK_BYTES,
     KEPT_BYTES,
@@ -28,6 +27,7 @@ from sampling.memory_split import (
 from sampling.modes import UNIFORM, SamplingMode
 from sampling.open_source import Served, SourceOpener, topology_bytes
 from sampling.planned_table import Packing, PlannedTable
+from sampling.sample_space import SampleSpace
 from sampling.seeds import SeedOrder
 from sampling.shared_memory import FeatureMemory
 from sampling.sources import SampleSource

@@ -55,10 +55,10 @@ class Layout:
         pages: NDArray[np.int64] = self.first_page[-1] - self.first_page[0]
         return pages
 
-    def unpacked(self) -> tuple[list[NDArray[Any]], list[NDArray[np.int32]]]:
+    def unpacked(self, padded_places: list[NDArray[np.int32]]) -> tuple[list[NDArray[Any]], list[NDArray[np.int32]]]:
         """Rows and places of batches that are read without a pack, hence without what rounds pieces up."""
         places = []
-        for padded in self.places:
+        for padded in padded_places:
             place = np.empty_like(padded)
             place[np.argsort(padded)] = np.arange(padded.shape[0], dtype=np.int32)
             places.append(place)

@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampling.kept import KeptArrays
-from sampling.packing import Pack
+from sampling.packing import Layout, Pack
+from sampling.read_cost import ReadCost
+from sampling.row_moves import point_at_places
 
 
 @dataclass
@@ -41,31 +43,49 @@ class Group:
 
 @dataclass(frozen=True)
 class Draft:
-    """A planned superbatch of one table whose misses have no place yet."""
+    """A planned superbatch of one table, and how its misses are best read."""
 
+    sizes: NDArray[np.int64]
+    """[K]: misses of each batch"""
     tickets: list[KeptArrays]
-    """[K]: as `PlannedMisses.tickets`, with the numbers of misses for their places"""
+    """[K]: where [A], slots [kept misses], numbers of those misses"""
+    direct: list[Group]
+    """batches that land together without a pack"""
     miss_rows: list[NDArray[Any]]
-    """[K]: `BatchPlan.miss_row`"""
+    """[K]: `BatchPlan.miss_row`; none where there is a layout"""
+    layout: Layout | None
+    """of the pack, where one is predicted to be faster"""
+    places: list[KeptArrays]
+    """[K]: `Layout.places`"""
+    sweep: ReadCost
+    """of reading the pack's rows"""
 
 
 class PlannedMisses:
     """A planned superbatch of one table: where every row of its batches comes from, and how to read those missed."""
 
-    def __init__(self, sizes: NDArray[np.int64], pack: Pack | None) -> None:
+    def __init__(self, sizes: NDArray[np.int64], tickets: list[KeptArrays], pack: Pack | None = None) -> None:
         self.sizes = sizes
         """[K]: rows of a landing that each batch takes"""
         self.pack = pack
-        self.tickets: list[KeptArrays] = []
-        """[K]: where [A], slots [kept misses], places [kept misses]; what serving the batch takes"""
+        self._tickets = tickets
+        self.places: list[KeptArrays] = []
+        """[K]: rows of the landing [M] by the misses' numbers; none where they are those numbers"""
         self.rows: list[KeptArrays] = []
         """[K]: rows to read [M]; none where they are packed"""
         self.groups: list[Group] = []
         """batches that land together"""
 
+    def take_ticket(self, number: int) -> list[NDArray[np.int32]]:
+        """Where [A], slots [kept misses], places [kept misses] of batch `number`: what serving it takes; only once."""
+        where, slots, numbers = self._tickets[number].take()
+        if not self.places:
+            return [where, slots, numbers]
+        (places,) = self.places[number].take()
+        point_at_places(where, places)
+        return [where, slots, places[numbers]]
+
     def close(self) -> None:
-        """Give memory and disk space back."""
-        for kept in (*self.tickets, *self.rows):
-            kept.close()
+        """Give the pack's disk space back."""
         if self.pack is not None:
             self.pack.close()

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from sampling.belady import Residency, Trace
 from sampling.host_tier import as_words, load_prefix
-from sampling.kept import KeptArrays, SampleSpace
+from sampling.kept import Shelf
 from sampling.packing import Layout, Pack, lay_out
 from sampling.planned_misses import Draft, Group, PlannedMisses, TableCounters
 from sampling.read_cost import ReadCost, read_cost
-from sampling.row_moves import admit_rows, kept_misses, point_at_places, select_cold, serve_rows
+from sampling.row_moves import admit_rows, kept_misses, select_cold, serve_rows
+from sampling.sample_space import SampleSpace
 from storage.block_reads import Staging
 from storage.disk_speed import DiskSpeed
 from storage.errors import BadInput
@@ -72,7 +73,7 @@ class PlannedTable:
         self._folder = folder
         self._speed = speed
         self._pool = pool
-        self._space = space
+        self._tickets, self._places, self._rows = Shelf(space), Shelf(space), Shelf(space)
         self._packing = packing
         self._residency = Residency(num_rows=below.num_rows, num_slots=self.num_slots)
         self._cached = np.empty((self.num_static + self.num_slots, below.dim), dtype=below.dtype)
@@ -85,52 +86,45 @@ class PlannedTable:
         return out[:count].copy()
 
     def plan(self, batches: Trace, ahead: Trace | None) -> Draft:
-        """Plan a superbatch, emptying `batches`; superbatches are planned in their order."""
-        draft = Draft([], [])
+        """Plan a superbatch, emptying `batches`, and choose how to read; superbatches are planned in their order."""
+        tickets, miss_rows = [], []
         for batch in self._residency.plan(batches, ahead):
             self.counters.dynamic_hits += batch.num_hits
             self.counters.misses += batch.miss_row.shape[0]
             slots, numbers = batch.miss_slot, np.arange(batch.miss_slot.shape[0], dtype=np.int32)
             kept = kept_misses(slots, numbers)
-            ticket = [batch.where, slots[:kept].copy(), numbers[:kept].copy()]
-            draft.tickets.append(KeptArrays(ticket, self._space))
-            draft.miss_rows.append(batch.miss_row)
-        return draft
+            tickets.append(self._tickets.keep([batch.where, slots[:kept].copy(), numbers[:kept].copy()]))
+            miss_rows.append(batch.miss_row)
+        sizes = np.array([rows.shape[0] for rows in miss_rows], dtype=np.int64)
+        direct, cost = self._direct(miss_rows, sizes)
+        layout, sweep = self._layout(miss_rows, cost)
+        places = []
+        if layout is not None:
+            places = [self._places.keep([place]) for place in layout.places]
+            layout.places.clear()
+        return Draft(sizes, tickets, direct, miss_rows if layout is None else [], layout, places, sweep)
 
     def prepare(self, draft: Draft) -> PlannedMisses:
-        """Choose how the misses of a planned superbatch are read, and read them into a pack where that is faster."""
-        sizes = np.array([rows.shape[0] for rows in draft.miss_rows], dtype=np.int64)
-        groups, direct = self._direct(draft.miss_rows, sizes)
-        layout, sweep = self._layout(draft.miss_rows, direct)
+        """Read the misses of a planned superbatch into a pack, where that is faster and there is room for it."""
+        layout = draft.layout
         pack = None if layout is None else self._pack(layout)
         if layout is not None and pack is not None:
-            misses = PlannedMisses(layout.batch_pages * PAGE_BYTES // self.row_bytes, pack)
+            misses = PlannedMisses(layout.batch_pages * PAGE_BYTES // self.row_bytes, draft.tickets, pack)
             misses.groups = self.groups(misses.sizes)
-            misses.tickets = self._placed(draft.tickets, layout.places)
+            misses.places = draft.places
             self.counters.packed_superbatches += 1
             self.counters.packed_bytes += pack.num_bytes
-            self.counters.planned_read_bytes += sweep.num_bytes
+            self.counters.planned_read_bytes += draft.sweep.num_bytes
             return misses
-        misses = PlannedMisses(sizes, None)
-        misses.groups = groups
-        if layout is None:  # a batch's misses land in their own order
-            misses.tickets, rows = draft.tickets, draft.miss_rows
-        else:
-            rows, places = layout.unpacked()
-            misses.tickets = self._placed(draft.tickets, places)
-        misses.rows = [KeptArrays([missed], self._space) for missed in rows]
+        misses = PlannedMisses(draft.sizes, draft.tickets)
+        misses.groups = draft.direct
+        rows = draft.miss_rows
+        if layout is not None:
+            rows, places = layout.unpacked([kept.take()[0] for kept in draft.places])
+            misses.places = [self._rows.keep([place]) for place in places]  # the other shelf is the planner's
+        misses.rows = [self._rows.keep([missed]) for missed in rows]
         self.counters.direct_superbatches += 1
         return misses
-
-    def _placed(self, tickets: list[KeptArrays], places: list[NDArray[np.int32]]) -> list[KeptArrays]:
-        """The tickets with misses by where they land, `places` [K][M] instead of by their numbers."""
-        placed = []
-        for ticket, place in zip(tickets, places, strict=True):
-            where, slots, numbers = ticket.take()
-            point_at_places(where, place)
-            placed.append(KeptArrays([where, slots, place[numbers]], self._space))
-        places.clear()
-        return placed
 
     def groups(self, sizes: NDArray[np.int64]) -> list[Group]:
         """Consecutive batches that fit in a landing together, of batches that take `sizes` [K] rows of it.
@@ -180,7 +174,7 @@ class PlannedTable:
         """Copy rows of a batch (int64 [n]) into `out` [n, dim].
 
         Args:
-            ticket: of the batch, taken from `PlannedMisses.tickets`.
+            ticket: of the batch, `PlannedMisses.take_ticket`.
             landed: the batch's rows as `fetch` returned them.
             accesses: number among the batch's accesses of each row behind the prefix; None where they are those
                 accesses, in their order.

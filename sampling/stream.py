@@ -29,11 +29,12 @@ from sampling.batch_memory import BatchMemory
 from sampling.channel import Channel, ChannelClosed
 from sampling.device_rows import rows_behind
 from sampling.drawn import KeptBatch
-from sampling.kept import KeptArrays, SampleSpace
+from sampling.kept import KeptArrays, Shelf
 from sampling.neighbors import Sample
 from sampling.pipeline import Stage, running
 from sampling.planned_misses import PlannedMisses
 from sampling.planned_table import PlannedTable
+from sampling.sample_space import SampleSpace
 from sampling.seeds import SeedOrder
 from sampling.shared_memory import FeatureMemory
 from sampling.sources import SampleSource
@@ -135,6 +136,7 @@ class Stream:
 
     def _sample(self, first_step: int, last_step: int, out: Channel[Superbatch]) -> None:
         counters = self.counters.sample
+        shelf, traces, shares = (Shelf(self.space) for _ in range(3))
         samples = self.source.samples(first_step, last_step)  # one pass: a source may be several steps ahead
         for first, last in self.superbatches(first_step, last_step):
             out.wait_for_room()
@@ -149,11 +151,11 @@ class Stream:
                     if table is not None:
                         rows = [table.cold_rows(self.rows_of(batch.nodes, number)) for batch in drawn]
                         union, places = union_rows(rows)
-                        cold[number].append(KeptArrays([union], self.space))
-                        unions[number].append(KeptArrays(places, self.space))
+                        cold[number].append(traces.keep([union]))
+                        unions[number].append(shares.keep(places))
                 self.counters.sampled_nodes += sum(batch.nodes.shape[0] for batch in drawn)
                 self.counters.sampled_edges += sum(batch.num_edges for batch in drawn)
-                kept.append([batch.keep(self.space) for batch in drawn])
+                kept.append([batch.keep(shelf) for batch in drawn])
                 counters.items += 1
             counters.seconds += time.perf_counter() - began
             out.put(Superbatch(first, kept, cold, unions))
@@ -230,7 +232,7 @@ class Stream:
             began = time.perf_counter()
             superbatch, number = item.planned.superbatch, item.number
             taken = [kept.take() for kept in superbatch.samples[number]]
-            tickets = [[] if misses is None else misses.tickets[number].take() for misses in item.planned.misses]
+            tickets = [[] if misses is None else misses.take_ticket(number) for misses in item.planned.misses]
             unions = [places[number].take() if places else [] for places in superbatch.unions]
             batches = [
                 self._batch(item, *sample, tickets, [places[rank] if places else None for places in unions])

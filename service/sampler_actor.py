@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sampling.assemble import Surroundings, TopologySurroundings
 from sampling.drawn import UINT32_END, KeptBatch
 from sampling.fanouts import HopFanout
-from sampling.kept import KeptArrays, SampleSpace
+from sampling.kept import KeptArrays, Shelf
 from sampling.modes import SamplingMode
 from sampling.neighbors import NeighborSampler, Sample, SampledHop
 from sampling.packed_rows import spread_degrees
@@ -187,9 +187,9 @@ class DrawnThere:
             array.shape[0] for array in self._arrays[2 : 1 + ARRAYS_A_HOP * len(sent.hop_rows) : ARRAYS_A_HOP]
         )
 
-    def keep(self, space: SampleSpace) -> KeptBatch:
+    def keep(self, shelf: Shelf) -> KeptBatch:
         """See `sampling.drawn.Drawn`."""
-        return _KeptThere(self._sent, self._frame, KeptArrays(self._arrays, space))
+        return _KeptThere(self._sent, self._frame, shelf.keep(self._arrays))
 
 
 class _KeptThere:
@@ -210,9 +210,6 @@ class _KeptThere:
         times = next(arrays) if self._sent.has_times else None
         sample = Sample(nodes=nodes.astype(np.int64, copy=False), hops=tuple(hops), times=times)
         return sample, _SentSurroundings(self._frame, nodes, degrees, weights)
-
-    def close(self) -> None:
-        self._kept.close()
 
 
 class _SentSurroundings:

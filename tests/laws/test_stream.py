@@ -12,10 +12,10 @@ from sampling.assemble import TopologySurroundings
 from sampling.batch import MiniBatch
 from sampling.device_rows import tables_behind
 from sampling.device_tier import DeviceTier, on_device
-from sampling.kept import SampleSpace
 from sampling.loader import Loader
 from sampling.neighbors import NeighborSampler
 from sampling.planned_table import Packing, PlannedTable
+from sampling.sample_space import SampleSpace
 from sampling.seeds import SeedOrder
 from sampling.shared_memory import FeatureMemory
 from sampling.sources import ThreadSource
@@ -74,7 +74,7 @@ class Planned:
         device_rows: Sequence[int] = (0, 0),
     ) -> None:
         pool = ReadPool(num_threads=2)
-        self.space = SampleSpace(memory_bytes=kept_bytes, folder=str(folder))
+        self.space = SampleSpace(memory_bytes=kept_bytes, folder=str(folder), bundle_bytes=2000)
         self.tables = [
             PlannedTable(
                 table,

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sampling.kept import KeptArrays, SampleSpace
+from sampling.kept import Shelf
 from sampling.open_stream import StreamSettings, open_stream
+from sampling.sample_space import SampleSpace
 from sampling.seeds import SeedOrder
 from service.machine_memory import anonymous_bytes
 from storage.errors import DamagedStore
@@ -60,16 +61,17 @@ def test_without_room_for_waiting_batches_one_line_names_the_folder_and_another_
 
 
 def test_thousands_of_waiting_arrays_take_a_file_or_two_and_come_back_as_they_were(tmp_path: Path) -> None:
-    space = SampleSpace(memory_bytes=0, folder=str(tmp_path))
+    space = SampleSpace(memory_bytes=0, folder=str(tmp_path), bundle_bytes=1)
+    shelf = Shelf(space)
     arrays = [np.random.default_rng(number).integers(0, 255, 1 + number % 9000, np.uint8) for number in range(3000)]
     before = len(os.listdir("/proc/self/fd"))
-    kept = [KeptArrays([array, array[::-1]], space) for array in arrays]
+    kept = [shelf.keep([array, array[::-1]]) for array in arrays]
     assert len(os.listdir("/proc/self/fd")) <= before + 2
     for array, waiting in zip(arrays, kept, strict=True):
         forward, backward = waiting.take()
         assert np.array_equal(forward, array)
         assert np.array_equal(backward, array[::-1])
-    del kept, waiting, space
+    del kept, waiting, shelf, space
     assert len(os.listdir("/proc/self/fd")) <= before
 
 

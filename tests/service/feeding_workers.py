@@ -12,9 +12,9 @@ import ray.train
 import torch
 
 from sampling.assemble import TopologySurroundings
-from sampling.kept import SampleSpace
 from sampling.neighbors import NeighborSampler
 from sampling.planned_table import PlannedTable
+from sampling.sample_space import SampleSpace
 from sampling.seeds import SeedOrder
 from sampling.shared_memory import FeatureMemory
 from sampling.sources import ThreadSource

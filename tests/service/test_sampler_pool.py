@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from sampling.batch import MiniBatch
 from sampling.channel import ChannelClosed
 from sampling.drawn import Drawn
-from sampling.kept import SampleSpace
+from sampling.kept import Shelf
 from sampling.loader import Loader
 from sampling.modes import UNIFORM, ModeName, SamplingMode
 from sampling.planned_table import PlannedTable
+from sampling.sample_space import SampleSpace
 from sampling.seeds import SeedOrder
 from sampling.stream import Stream
 from service.errors import TrainingFailed
@@ -87,7 +88,7 @@ def pool_of(
 
 def stream_over(pool: ActorSource, store: Store, folder: Path, *, ranks: Sequence[int], world_size: int) -> Stream:
     """A stream over the array tables of `tests.laws.test_stream`, whose samples wait on disk in part."""
-    space = SampleSpace(memory_bytes=3000, folder=str(folder))
+    space = SampleSpace(memory_bytes=3000, folder=str(folder), bundle_bytes=2000)
     reads = ReadPool(num_threads=1)
     planned = [
         PlannedTable(
@@ -184,7 +185,7 @@ def test_every_mode_draws_the_same_from_actors_with_the_times_of_the_seeds(tmp_p
 
 def check_sample(drawn: list[Drawn], batch: MiniBatch, graph: Topology, *, is_timed: bool = False) -> None:
     """Compare what a pool gave for one rank with a batch of the plain loader."""
-    sample, around = drawn[0].keep(SampleSpace(memory_bytes=0, folder=None)).take()
+    sample, around = drawn[0].keep(Shelf(SampleSpace(memory_bytes=0, folder=None))).take()
     assert torch.equal(torch.from_numpy(sample.nodes - graph.type_offsets[batch.node_type.numpy()]), batch.node_id)
     assert (sample.times is not None) == is_timed
     for degree, expected in zip(around.degrees(sample.nodes), (batch.in_degree, batch.out_degree), strict=True):
