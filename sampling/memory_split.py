@@ -7,7 +7,7 @@ rows, most of them the static prefix.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,20 +21,27 @@ from storage.read_pool import NUM_THREADS
 TopologyPlace = Literal["auto", "memory", "disk"]
 MIB = 1 << 20
 
-MOST_BATCHES = 256
+MOST_BATCHES = 2048
 """of a superbatch: beyond, a sweep of the table is spread over so many batches that others bind"""
 LEAST_BATCHES = 4
 CHUNK_BYTES = 16 * MIB
+"""of one of a pack's two chunks, unless the batches are so many that a batch's piece of it would be small"""
+PIECE_BYTES = 24 << 10
+"""of a chunk, for each batch of a superbatch"""
+LANDING_BYTES = 4 * MIB
+"""of one of two, unless a batch misses more: small batches are read several at once"""
 KEPT_BYTES = 32 * MIB
 """of samples and plans that wait in memory; the others wait on disk"""
 PACK_THREADS = 8
 HEAP_BYTES = 64 * MIB
 """small arrays that come and go, and what the C library keeps of them"""
-PLAN_BYTES = 18
+PLAN_BYTES = 21
 """of a plan under way, for each row behind a prefix of each batch of a superbatch"""
 HEADROOM = 1.3
 """batches differ: the largest over the mean of those that were looked at"""
-PLAN_SHARE = 0.2
+PLAN_HEADROOM = 1.1
+"""a superbatch's batches together differ less"""
+PLAN_SHARE = 0.3
 """of what is free goes to plans at most"""
 STATIC_SHARE = 0.6
 """of a table's rows in memory: planning the others is work, and of the hottest a plan would keep nearly all"""
@@ -93,6 +100,8 @@ class TableMemory:
     num_slots: int
     landing_bytes: int
     """of one of two"""
+    chunk_bytes: int = CHUNK_BYTES
+    """of one of two"""
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,7 @@ class MemorySplit:
     read_bytes: int
     """landings, chunks and threads"""
     plan_bytes: int
+    """with that by which many batches enlarge a chunk"""
     cache_bytes: int
     """feature rows, with the map of the slots"""
     batches_per_superbatch: int
@@ -157,7 +167,10 @@ def _split(
     """`split_memory` with the static prefixes [T] that decide what batches read."""
     tables = needs.tables
     cold = [0 if t is None else t.cold_rows(first) for t, first in zip(tables, prefix, strict=True)]
-    landing = [0 if t is None else rows * t.row_bytes for t, rows in zip(tables, cold, strict=True)]
+    missed = [0 if t is None else rows * t.row_bytes for t, rows in zip(tables, cold, strict=True)]
+    landing = [
+        0 if t is None else max(least, min(LANDING_BYTES, t.num_bytes)) for t, least in zip(tables, missed, strict=True)
+    ]
     read_bytes = sum(
         0 if t is None else 2 * land + 2 * CHUNK_BYTES + (NUM_THREADS + PACK_THREADS) * STAGING_BYTES
         for t, land in zip(tables, landing, strict=True)
@@ -166,8 +179,10 @@ def _split(
     sampler = 4 * needs.num_nodes * needs.num_threads + HEAP_BYTES
     residency = sum(0 if t is None else Residency.memory_bytes(num_rows=t.num_rows, num_slots=0) for t in tables)
     fixed = needs.process_bytes + read_bytes + waiting + sampler + residency
-    floor_rows = [0 if t is None else min(t.num_bytes, 2 * land) for t, land in zip(tables, landing, strict=True)]
-    plan_batch = sum(cold) * PLAN_BYTES
+    floor_rows = [0 if t is None else min(t.num_bytes, 2 * least) for t, least in zip(tables, missed, strict=True)]
+    plan_batch = int(sum(cold) * PLAN_HEADROOM / HEADROOM) * PLAN_BYTES + 2 * PIECE_BYTES * sum(
+        t is not None for t in tables
+    )
     in_memory = topology == "memory" or (
         topology == "auto"
         and needs.topology_bytes
@@ -195,7 +210,9 @@ def _split(
         free -= topology_cache
     held = free if cache_bytes is None else min(free, max(cache_bytes, sum(floor_rows)))
     memories = tuple(
-        None if t is None else _table_memory(t, land, share)
+        None
+        if t is None
+        else replace(_table_memory(t, land, share), chunk_bytes=max(CHUNK_BYTES, batches * PIECE_BYTES))
         for t, land, share in zip(tables, landing, _shares(tables, held), strict=True)
     )
     rows = sum(

@@ -16,7 +16,6 @@ from sampling.batch_size import NUM_LOOKED_AT, BatchSize, batch_bytes, table_nee
 from sampling.device_rows import tables_behind
 from sampling.fanouts import HopFanout
 from sampling.memory_split import (
-    CHUNK_BYTES,
     KEPT_BYTES,
     PACK_THREADS,
     MemorySplit,
@@ -175,7 +174,7 @@ def open_stream(
                 num_static=share.num_static,
                 num_slots=share.num_slots,
                 landing_bytes=share.landing_bytes,
-                chunk_bytes=CHUNK_BYTES,
+                chunk_bytes=share.chunk_bytes,
                 folder=settings.scratch_folder,
                 speed=speed,
                 pool=pool,
