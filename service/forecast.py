@@ -6,8 +6,9 @@ a sampled trace   -> hits and disk bytes of this budget, of one with another GiB
 
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
@@ -28,9 +29,9 @@ from service.training import build_optimizer, take_step
 from storage.disk_speed import DiskSpeed
 from storage.progress import Progress
 
-NUM_STEPS = 24
-"""real steps: one small superbatch and the one behind it"""
-NUM_WARM = 8
+NUM_STEPS = 56
+"""real steps: two small superbatches and a larger one, while what follows is sampled as in training"""
+NUM_WARM = 24
 """of them, those that are not timed"""
 MOST_TRACED = 64
 """batches whose accesses are planned for the forecast"""
@@ -73,7 +74,7 @@ class Forecast:
     """known before each hop, and behind the last"""
     batch_bytes: int
     stage_seconds: dict[str, float]
-    """of a step, each stage alone"""
+    """of a step, each stage beside the others; and the work of all, were every core always at it"""
     bottleneck: str
     seconds_per_step: float
     startup_seconds: float
@@ -117,20 +118,26 @@ def forecast(run: RunFile, *, progress: Progress) -> Forecast:
         progress.stage("try steps", total=num_steps, unit="steps")
         began = time.perf_counter()
         startup = 0.0
+        worked = 0.0
         computes: list[float] = []
         nodes = np.zeros(0)
         batch_bytes = 0
-        for number, batch in enumerate(source.batches(first_step=0, last_step=num_steps)):
+        num_warm = min(NUM_WARM, num_steps - 1)
+        batches = opened.enter_context(closing(source.batches(first_step=0, last_step=prepared.total_steps)))
+        for number, batch in enumerate(islice(batches, num_steps)):
             got = time.perf_counter()
             startup = startup or got - began
+            if number == num_warm:
+                worked = time.process_time()
             take_step(run, batch, forward=prepared.model, model=prepared.model, optimizer=optimizer, group=Group())
-            if number >= min(NUM_WARM, num_steps - 1):
+            if number >= num_warm:
                 computes.append(time.perf_counter() - got)
             known = np.array([*(hop.num_targets for hop in batch.hops), batch.node_id.shape[0]], dtype=np.float64)
             nodes = known if nodes.size == 0 else nodes + known
             batch_bytes = max(batch_bytes, sum(t.numel() * t.element_size() for t in batch.features if t is not None))
             progress.advance(1)
-        stages = {"compute": float(np.median(computes))}
+        worked = (time.process_time() - worked) / len(computes)
+        stages = {"compute": float(np.median(computes)), "all on all cores": worked / (os.cpu_count() or 1)}
         outlooks: list[Outlook] = []
         memory_bytes = 0
         more_hop = None

@@ -68,7 +68,7 @@ def measure(graph: CommunityGraph, folder: Path, *, max_steps: int, options: arg
         "plan_over_measured": foreseen["seconds_per_step"] / measured,
         "planned_seconds_per_step": foreseen["seconds_per_step"],
         "measured_seconds_per_step": measured,
-        **{f"planned_{name}_seconds": seconds for name, seconds in foreseen["stage_seconds"].items()},
+        **{f"planned_{name.replace(' ', '_')}_seconds": seconds for name, seconds in foreseen["stage_seconds"].items()},
         "planned_startup_seconds": foreseen["startup_seconds"],
         "peak_gib": peak / GIB,
         "plan_peak_gib": plan_peak / GIB,

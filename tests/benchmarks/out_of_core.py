@@ -14,7 +14,8 @@ written once and kept. Every contender is a process of its own (`out_of_core_con
 Each contender is tried for a few batches in every way that its list names, then measured in the fastest: 128 batches
 after warm-up, fewer where they take longer than `--seconds`. One that the cap kills is tried again with caps that grow
 by a quarter GiB, and reported with the first that works. `step_over_longer_stage`: seconds of a step of GraphSAGE-256
-fed by the stream, over those of the longer of both alone, all three under 1.5 GiB and the cache.
+fed by the stream, over those of the longer of both alone, all three under 1.5 GiB and the cache. What another order of
+cold rows on disk would change is `out_of_core_order.py`.
 """
 
 import argparse
@@ -215,6 +216,23 @@ def stream_figures(bench: Bench, case: Case, line: dict[str, Any]) -> dict[str, 
     }
 
 
+def order_figures(bench: Bench, case: Case, line: dict[str, Any]) -> dict[str, float]:
+    """Disk bytes with cold rows by community over those with cold rows by hotness, as the store has them."""
+    split = line["split"]
+    command = [sys.executable, "-m", "tests.benchmarks.out_of_core_order", "--data", str(bench.graph.folder)]
+    command += ["--fanouts", case.fanouts, "--seeds", str(case.seeds), "--cache-bytes", "0"]
+    command += ["--static", str(split["tables"][0]["num_static"]), "--slots", str(split["tables"][0]["num_slots"])]
+    command += ["--batches", str(line["batches_per_superbatch"])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    orders = json.loads(done.stdout.splitlines()[-1])
+    figures = {}
+    for name in ("community", "planted"):
+        for kind in ("bytes", "direct_bytes"):
+            over = orders[name][kind] / orders["hotness"][kind]
+            figures[f"case{case.number}_{name}_order_{kind}_over_hotness"] = over
+    return figures
+
+
 def step_figures(bench: Bench, stream: Contender, case: Case) -> dict[str, float]:
     """Data alone, compute alone and both, each under the memory of both."""
     modes = {"none": ("--step", "none", "--for-step"), "only": ("--step", "only"), "train": ("--step", "train")}
@@ -256,6 +274,9 @@ def main() -> None:
     ours = outcomes.get((1, "stream"))
     if ours is not None:
         figures |= stream_figures(bench, cases[0], ours.line) | step_figures(bench, contenders[0], cases[0])
+    for case in cases:
+        if case.topology == "memory" and (case.number, "stream") in outcomes:
+            figures |= order_figures(bench, case, outcomes[case.number, "stream"].line)
     config = {
         "num_nodes": size[0],
         "num_edges": size[1],

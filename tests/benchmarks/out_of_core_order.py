@@ -1,10 +1,10 @@
 """What the order of cold rows on disk changes: bytes of the same planned misses with rows laid out in three ways.
 
     python -m tests.benchmarks.out_of_core_order --data FOLDER --cache-bytes BYTES --static N --slots C
-        --superbatches 99-142,142-185 [--fanouts 15,10,5] [--seeds 1024]
+        --batches K [--fanouts 15,10,5] [--seeds 1024]
 
-    1. trace     steps of whole superbatches -> rows behind the static prefix, the samples that the stream drew
-    2. plan      the misses of every superbatch, with the look-ahead of the stream
+    1. trace     steps of three superbatches of K -> rows behind the static prefix, the samples that the stream draws
+    2. plan      the misses of the second one, with the look-ahead of the stream
     3. price     misses -> bytes read and written by the faster of direct reads and a pack, for each order
 
     hotness     hottest first: the order of the store
@@ -71,16 +71,16 @@ def by_label(label: NDArray[Any], *, first: int) -> NDArray[np.int32]:
     return place
 
 
-def price(misses: Sequence[NDArray[Any]], *, num_rows: int, row_bytes: int, speed: DiskSpeed) -> tuple[int, float]:
-    """Bytes read and written, and expected seconds, of a superbatch's misses in the faster of both ways."""
+def price(misses: Sequence[NDArray[Any]], *, num_rows: int, row_bytes: int, speed: DiskSpeed) -> dict[str, float]:
+    """Bytes read and written for a superbatch's misses in the faster of both ways, and by direct reads, a batch."""
     shape = {"num_rows": num_rows, "row_bytes": row_bytes, "gap_bytes": speed.gap_bytes}
     sweep = read_cost(misses, **shape)
     direct = sum((read_cost([rows], **shape) for rows in misses), start=ReadCost())
     packed_bytes = sum(rows.shape[0] for rows in misses) * row_bytes
     packed_seconds = sweep.seconds(speed) + speed.round_trip_seconds(packed_bytes)
-    if direct.seconds(speed) <= packed_seconds:
-        return direct.num_bytes, direct.seconds(speed)
-    return sweep.num_bytes + 2 * packed_bytes, packed_seconds
+    is_direct = direct.seconds(speed) <= packed_seconds
+    num_bytes = direct.num_bytes if is_direct else sweep.num_bytes + 2 * packed_bytes
+    return {"bytes": num_bytes / len(misses), "direct_bytes": direct.num_bytes / len(misses)}
 
 
 def orders(options: Any, bench: BenchStore, *, first: int) -> dict[str, NDArray[np.int32] | None]:
@@ -102,13 +102,12 @@ def orders(options: Any, bench: BenchStore, *, first: int) -> dict[str, NDArray[
 
 
 def main() -> None:
-    """Print one JSON line: bytes and expected seconds a batch in each order."""
+    """Print one JSON line: bytes a batch in each order."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--superbatches", required=True, help="first-last of each; the last has no look-ahead")
     parser.add_argument("--static", type=int, required=True, help="rows of the static prefix")
     parser.add_argument("--slots", type=int, required=True, help="rows of the planned region")
     options = parser.parse_args()
-    spans = [tuple(map(int, pair.split("-"))) for pair in options.superbatches.split(",")]
+    spans = [(first, first + options.batches) for first in range(0, 3 * options.batches, options.batches)]
     bench = BenchStore(options)
     sampler = NeighborSampler(bench.topology("memory"), fanouts=fanouts_of(options), seed=0)
     seeds = Seeds(options, num_nodes=bench.num_nodes)
@@ -120,19 +119,12 @@ def main() -> None:
     shape = {"num_rows": table.shape[0], "row_bytes": table.shape[1] * table.itemsize}
     speed = disk_speed(str(Path(options.data) / "scratch"))
     residency = Residency(num_rows=table.shape[0], num_slots=options.slots)
-    misses = []
-    for number, superbatch in enumerate(batches):
-        ahead = list(batches[number + 1]) if number + 1 < len(batches) else None
-        misses.append([plan.miss_row for plan in residency.plan(list(superbatch), ahead)])
-    found: dict[str, dict[str, float]] = {}
-    num_batches = sum(last - first for first, last in spans[1:])
+    list(residency.plan(list(batches[0]), list(batches[1])))
+    misses = [plan.miss_row for plan in residency.plan(batches[1], batches[2])]
+    found = {}
     for name, place in orders(options, bench, first=options.static).items():
-        moved = [[rows if place is None else place[rows] for rows in superbatch] for superbatch in misses[1:]]
-        prices = [price(superbatch, speed=speed, **shape) for superbatch in moved]
-        found[name] = {
-            "bytes_per_batch": sum(num_bytes for num_bytes, _ in prices) / num_batches,
-            "seconds_per_batch": sum(seconds for _, seconds in prices) / num_batches,
-        }
+        moved = [rows if place is None else place[rows] for rows in misses]
+        found[name] = price(moved, speed=speed, **shape)
     print(json.dumps(found))
 
 
