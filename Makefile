@@ -33,6 +33,8 @@ soak: install
 	$(BIN)/python -m tests.benchmarks.cache --small --json
 	$(BIN)/python -m tests.benchmarks.overlap --small --json
 	$(BIN)/python -m tests.benchmarks.hosts --small --json
+	$(BIN)/python -m tests.benchmarks.out_of_core --small --json
+	$(BIN)/python -m tests.benchmarks.capped_run --small --json
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.sampling --json
@@ -43,6 +45,7 @@ bench: install
 	$(BIN)/python -m tests.benchmarks.overlap --json
 	$(BIN)/python -m tests.benchmarks.hosts --json
 	$(BIN)/python -m tests.benchmarks.out_of_core --json
+	$(BIN)/python -m tests.benchmarks.capped_run --json
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

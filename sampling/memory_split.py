@@ -33,7 +33,7 @@ LANDING_BYTES = 4 * MIB
 KEPT_BYTES = 32 * MIB
 """of samples and plans that wait in memory; the others wait on disk"""
 PACK_THREADS = 8
-HEAP_BYTES = 64 * MIB
+HEAP_BYTES = 128 * MIB
 """small arrays that come and go, and what the C library keeps of them"""
 PLAN_BYTES = 21
 """of a plan under way, for each row behind a prefix of each batch of a superbatch"""

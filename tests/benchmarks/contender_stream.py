@@ -26,7 +26,7 @@ GIB = 1 << 30
 SLACK_BYTES = 40 << 20
 """file pages of libraries, which count against the cap too"""
 HIDDEN_DIM = 256
-STEP_BYTES = 640 << 20
+STEP_BYTES = 800 << 20
 
 
 def disk_bytes() -> int:

@@ -209,8 +209,8 @@ def stream_figures(bench: Bench, case: Case, line: dict[str, Any]) -> dict[str, 
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     floor = int(done.stdout.split()[-1]) + 2 * line["packed_bytes"]
     return {
-        "disk_bytes_over_plan": line["disk_bytes_read"] / line["disk_bytes_planned"],
-        "disk_bytes_over_floor": line["disk_bytes_read"] / floor,
+        "disk_bytes_over_plan": line["disk_bytes_read"] / max(1, line["disk_bytes_planned"]),
+        "disk_bytes_over_floor": line["disk_bytes_read"] / max(1, floor),
         "case1_stream_hit_rate": 1 - line["misses"] / line["requests"],
         "case1_stream_batches_per_superbatch": line["batches_per_superbatch"],
     }
@@ -228,7 +228,7 @@ def order_figures(bench: Bench, case: Case, line: dict[str, Any]) -> dict[str, f
     figures = {}
     for name in ("community", "planted"):
         for kind in ("bytes", "direct_bytes"):
-            over = orders[name][kind] / orders["hotness"][kind]
+            over = orders[name][kind] / max(1, orders["hotness"][kind])
             figures[f"case{case.number}_{name}_order_{kind}_over_hotness"] = over
     return figures
 
@@ -266,7 +266,7 @@ def main() -> None:
     size = (400_000, 6_000_000) if options.small else (20_000_000, 300_000_000)
     if options.small:
         contenders = [replace(one, ways=(SMALL_STREAM,)) if one.name == "stream" else one for one in contenders]
-        cases = [Case(c.number, c.fanouts, c.seeds // 8, c.topology, batches=8) for c in cases]
+        cases = [Case(c.number, c.fanouts, c.seeds // 8, c.topology, batches=24) for c in cases]
     folder = Path(options.data) / "small" if options.small else Path(options.data)
     bench = Bench(options, CommunityGraph(folder, num_nodes=size[0], num_edges=size[1]))
     outcomes = {(case.number, one.name): bench.best(one, case) for case in cases for one in contenders}

@@ -7,7 +7,10 @@ NAME is one of the keys of MODULES; every module has a `main` that reads this co
 """
 
 import importlib
+import os
 import sys
+
+from service.process import THREAD_SETTINGS
 
 MODULES = {
     "stream": "tests.benchmarks.contender_stream",
@@ -22,6 +25,8 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in MODULES:
         sys.exit(f"name one of the contenders: {', '.join(MODULES)}")
     name = sys.argv.pop(1)
+    if "--step" in sys.argv:
+        os.environ |= THREAD_SETTINGS  # as commands that train do; freed memory goes back, since the cap counts it
     importlib.import_module(MODULES[name]).main()
 
 
