@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampling.belady import Residency
+from sampling.packing import LEAST_PIECES, align_rows
 from storage.block_reads import STAGING_BYTES
 from storage.errors import BadInput
 from storage.read_pool import NUM_THREADS
@@ -27,7 +28,8 @@ LEAST_BATCHES = 4
 CHUNK_BYTES = 16 * MIB
 """of one of a pack's two chunks, unless the batches are so many that a batch's piece of it would be small"""
 PIECE_BYTES = 24 << 10
-"""of a chunk, for each batch of a superbatch"""
+"""of a chunk, for each batch of a superbatch, unless its rows fill whole pages only by the hundred"""
+MOST_PIECE_BYTES = 512 << 10
 LANDING_BYTES = 4 * MIB
 """of one of two, unless a batch misses more: small batches are read several at once"""
 KEPT_BYTES = 32 * MIB
@@ -180,9 +182,8 @@ def _split(
     residency = sum(0 if t is None else Residency.memory_bytes(num_rows=t.num_rows, num_slots=0) for t in tables)
     fixed = needs.process_bytes + read_bytes + waiting + sampler + residency
     floor_rows = [0 if t is None else min(t.num_bytes, 2 * least) for t, least in zip(tables, missed, strict=True)]
-    plan_batch = int(sum(cold) * PLAN_HEADROOM / HEADROOM) * PLAN_BYTES + 2 * PIECE_BYTES * sum(
-        t is not None for t in tables
-    )
+    pieces = [0 if t is None else _piece_bytes(t.row_bytes) for t in tables]
+    plan_batch = int(sum(cold) * PLAN_HEADROOM / HEADROOM) * PLAN_BYTES + 2 * sum(pieces)
     in_memory = topology == "memory" or (
         topology == "auto"
         and needs.topology_bytes
@@ -210,10 +211,8 @@ def _split(
         free -= topology_cache
     held = free if cache_bytes is None else min(free, max(cache_bytes, sum(floor_rows)))
     memories = tuple(
-        None
-        if t is None
-        else replace(_table_memory(t, land, share), chunk_bytes=max(CHUNK_BYTES, batches * PIECE_BYTES))
-        for t, land, share in zip(tables, landing, _shares(tables, held), strict=True)
+        None if t is None else replace(_table_memory(t, land, share), chunk_bytes=max(CHUNK_BYTES, batches * piece))
+        for t, land, share, piece in zip(tables, landing, _shares(tables, held), pieces, strict=True)
     )
     rows = sum(
         0 if t is None or m is None else (m.num_static + m.num_slots) * t.row_bytes + _slot_bytes(m)
@@ -232,6 +231,12 @@ def _split(
         batches_per_superbatch=batches,
         tables=memories,
     )
+
+
+def _piece_bytes(row_bytes: int) -> int:
+    """Of a batch in a chunk, for each of two chunks: several whole pages of whole rows, where that is not too much."""
+    least = (LEAST_PIECES + 1) * align_rows(row_bytes) * row_bytes
+    return max(PIECE_BYTES, least) if least <= MOST_PIECE_BYTES else PIECE_BYTES
 
 
 def _shares(tables: Sequence[TableNeeds | None], free: int) -> list[int]:

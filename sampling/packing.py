@@ -25,6 +25,8 @@ from storage.scratch_file import ScratchFile, new_staging
 
 NUM_BINS = 1 << 14
 """places at which a table may be cut into chunks"""
+LEAST_PIECES = 3
+"""times the rows of whole pages that a batch's piece of a chunk has, or there is no pack"""
 READ_BYTES = 1 << 20
 """of one read of a packed batch"""
 
@@ -70,6 +72,20 @@ class Layout:
         return start, int(self.first_page[-1, last - 1]) - start
 
 
+def align_rows(row_bytes: int) -> int:
+    """Rows that fill whole pages."""
+    return PAGE_BYTES // math.gcd(PAGE_BYTES, row_bytes)
+
+
+def padding_rows(num_rows: int, num_batches: int, *, row_bytes: int, chunk_bytes: int) -> int | None:
+    """Rows that rounding pieces up to whole pages is expected to add; None where chunks would be little else."""
+    piece = align_rows(row_bytes)
+    chunk_rows = chunk_bytes // row_bytes - num_batches * piece
+    if chunk_rows < LEAST_PIECES * num_batches * piece:
+        return None
+    return -(-num_rows // chunk_rows) * num_batches * piece // 2
+
+
 @kernel
 def _places(
     order: NDArray[np.int64], begin: NDArray[np.int64], padded: NDArray[np.int64], place: NDArray[np.int32]
@@ -85,8 +101,8 @@ def _places(
 def lay_out(miss_rows: list[NDArray[Any]], *, num_rows: int, row_bytes: int, chunk_bytes: int) -> Layout:
     """Lay out the misses of K batches, in chunks that take about `chunk_bytes` of memory; `miss_rows` is emptied."""
     num_batches = len(miss_rows)
-    align_rows = PAGE_BYTES // math.gcd(PAGE_BYTES, row_bytes)
-    chunk_rows = max(1, chunk_bytes // row_bytes - num_batches * align_rows)
+    piece = align_rows(row_bytes)
+    chunk_rows = max(1, chunk_bytes // row_bytes - num_batches * piece)
     shift = max(0, (max(1, num_rows) - 1).bit_length() - NUM_BINS.bit_length() + 1)
     bins = np.zeros((num_rows >> shift) + 1, dtype=np.int64)
     for rows in miss_rows:
@@ -100,7 +116,7 @@ def lay_out(miss_rows: list[NDArray[Any]], *, num_rows: int, row_bytes: int, chu
         rows = miss_rows[batch][order]
         miss_rows[batch] = np.empty(0, dtype=rows.dtype)
         begin[1:, batch] = np.searchsorted(rows, cuts)
-        padded[:, batch] = -(-np.diff(begin[:, batch]) // align_rows) * align_rows
+        padded[:, batch] = -(-np.diff(begin[:, batch]) // piece) * piece
         place = np.empty(rows.shape[0], dtype=np.int32)
         _places(order, np.ascontiguousarray(begin[:, batch]), np.ascontiguousarray(padded[:, batch]), place)
         ordered.append(rows)
@@ -109,7 +125,7 @@ def lay_out(miss_rows: list[NDArray[Any]], *, num_rows: int, row_bytes: int, chu
     first_page = np.zeros_like(begin)
     first_page[1:] = np.cumsum(pages, axis=0)
     first_page += np.cumsum(np.append(0, pages.sum(axis=0)))[:num_batches]
-    return Layout(ordered, places, begin, first_page, align_rows)
+    return Layout(ordered, places, begin, first_page, piece)
 
 
 class Pack:

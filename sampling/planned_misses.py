@@ -22,7 +22,9 @@ class TableCounters:
     dynamic_hits: int = 0
     misses: int = 0
     planned_read_bytes: int = 0
-    """from the table: predicted before it was read, counted when it has been"""
+    """from the table, batch by batch: predicted before it was read, counted when it has been"""
+    planned_sweep_bytes: int = 0
+    """the same, for packs"""
     packed_bytes: int = 0
     """written to local disk, and read from there once"""
     packed_superbatches: int = 0

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sampling.belady import Residency, Trace
 from sampling.host_tier import as_words, load_prefix
 from sampling.kept import Shelf
-from sampling.packing import Layout, Pack, lay_out
+from sampling.packing import Layout, Pack, lay_out, padding_rows
 from sampling.planned_misses import Draft, Group, PlannedMisses, TableCounters
 from sampling.read_cost import ReadCost, read_cost
 from sampling.row_moves import admit_rows, kept_misses, select_cold, serve_rows
@@ -114,15 +114,16 @@ class PlannedTable:
             misses.places = draft.places
             self.counters.packed_superbatches += 1
             self.counters.packed_bytes += pack.num_bytes
-            self.counters.planned_read_bytes += draft.sweep.num_bytes
+            self.counters.planned_sweep_bytes += draft.sweep.num_bytes
             return misses
         misses = PlannedMisses(draft.sizes, draft.tickets)
         misses.groups = draft.direct
-        rows = draft.miss_rows
+        rows, shelf = draft.miss_rows, self._rows
         if layout is not None:
             rows, places = layout.unpacked([kept.take()[0] for kept in draft.places])
-            misses.places = [self._rows.keep([place]) for place in places]  # the other shelf is the planner's
-        misses.rows = [self._rows.keep([missed]) for missed in rows]
+            shelf = Shelf(SampleSpace(memory_bytes=0, folder=None))  # the disk that had no room may be the one behind
+            misses.places = [shelf.keep([place]) for place in places]
+        misses.rows = [shelf.keep([missed]) for missed in rows]
         self.counters.direct_superbatches += 1
         return misses
 
@@ -200,13 +201,17 @@ class PlannedTable:
 
     def _layout(self, miss_rows: list[NDArray[Any]], direct: ReadCost) -> tuple[Layout | None, ReadCost]:
         """How to pack the superbatch, where that is predicted to be faster than reading it group by group."""
-        num_bytes = sum(rows.shape[0] for rows in miss_rows) * self.row_bytes
-        if self._folder is None or self._packing == "never" or num_bytes == 0:
+        num_rows = sum(rows.shape[0] for rows in miss_rows)
+        if self._folder is None or self._packing == "never" or num_rows == 0:
             return None, direct
         sweep, speed = self._cost(miss_rows), self._speed
-        packed_seconds = sweep.seconds(speed) + speed.round_trip_seconds(num_bytes)
-        if self._packing == "auto" and direct.seconds(speed) <= packed_seconds:
-            return None, direct
+        if self._packing == "auto":
+            padding = padding_rows(num_rows, len(miss_rows), row_bytes=self.row_bytes, chunk_bytes=self._chunk_bytes)
+            if padding is None:
+                return None, direct
+            packed_seconds = sweep.seconds(speed) + speed.round_trip_seconds((num_rows + padding) * self.row_bytes)
+            if direct.seconds(speed) <= packed_seconds:
+                return None, direct
         sizes = {"num_rows": self.below.num_rows, "row_bytes": self.row_bytes, "chunk_bytes": self._chunk_bytes}
         return lay_out(miss_rows, **sizes), sweep
 

@@ -16,7 +16,6 @@ it stopped.
 import time
 from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
-from queue import Queue
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from sampling.channel import Channel, ChannelClosed
 from sampling.device_rows import rows_behind
 from sampling.drawn import KeptBatch
 from sampling.kept import KeptArrays, Shelf
+from sampling.landings import Landings
 from sampling.neighbors import Sample
 from sampling.pipeline import Stage, running
 from sampling.planned_misses import PlannedMisses
@@ -44,7 +44,6 @@ from storage.block_reads import Staging
 FIRST_SUPERBATCH = 8
 """batches of the first superbatch; each is twice the one before until the full number, so that the first batch
 does not wait for a whole superbatch to be read"""
-NUM_LANDINGS = 2
 
 
 class Stream:
@@ -88,8 +87,8 @@ class Stream:
         self._ranks = tuple(ranks)
         self._queue_batches = queue_batches
         self._device_rows = tuple(device_rows or (0 for _ in self.tables))
-        # what waits, what is being served, and what the consumer holds while it takes the next
         self._left = False
+        # what waits, what is being served, and what the consumer holds while it takes the next
         self._memory = memory or BatchMemory(max_idle=(queue_batches + 2) * len(self._ranks) * len(self.tables))
 
     def batches(self, *, first_step: int, last_step: int) -> Generator[list[MiniBatch], None, None]:
@@ -100,7 +99,7 @@ class Stream:
         # the landings bound what is read: a group waits in one while the next is read into the other
         read: Channel[ReadBatch] = Channel(self._batches_per_superbatch)
         served: Channel[list[MiniBatch]] = Channel(self._queue_batches)
-        landings: list[Queue[Staging] | None] = [None if table is None else _landings(table) for table in self.tables]
+        landings = [None if table is None else Landings(table.landing_rows * table.row_bytes) for table in self.tables]
         stages = [
             Stage(lambda: self._sample(first_step, last_step, sampled), None, sampled),
             Stage(lambda: self._plan(sampled, drafted), sampled, drafted),
@@ -112,7 +111,7 @@ class Stream:
         def wake() -> None:
             for free in landings:
                 if free is not None:
-                    free.put(_GONE)
+                    free.wake()
 
         assert not self._left, "left early: its slots do not hold what was planned"
         self._left = True
@@ -140,10 +139,10 @@ class Stream:
         samples = self.source.samples(first_step, last_step)  # one pass: a source may be several steps ahead
         for first, last in self.superbatches(first_step, last_step):
             out.wait_for_room()
-            began = time.perf_counter()
             kept: list[list[KeptBatch]] = []
             cold: list[list[KeptArrays]] = [[] for _ in self.tables]
             unions: list[list[KeptArrays]] = [[] for _ in self.tables]
+            began = time.perf_counter()
             for drawn in islice(samples, last - first):
                 if out.closed:
                     raise ChannelClosed
@@ -157,7 +156,8 @@ class Stream:
                 self.counters.sampled_edges += sum(batch.num_edges for batch in drawn)
                 kept.append([batch.keep(shelf) for batch in drawn])
                 counters.items += 1
-            counters.seconds += time.perf_counter() - began
+                now = time.perf_counter()
+                counters.seconds, began = counters.seconds + now - began, now
             out.put(Superbatch(first, kept, cold, unions))
         counters.waited_for_room_seconds = out.put_seconds
 
@@ -166,7 +166,13 @@ class Stream:
         superbatch = given.get()
         traces = taken_traces(superbatch)
         while superbatch is not None:
-            ahead = given.get()
+            failure: BaseException | None = None
+            try:
+                ahead = given.get()
+            except ChannelClosed:
+                raise
+            except BaseException as error:  # raised behind what had been sampled before
+                ahead, failure = None, error
             began = time.perf_counter()
             following = taken_traces(ahead)
             drafts = [
@@ -176,6 +182,8 @@ class Stream:
             counters.items += 1
             counters.seconds += time.perf_counter() - began
             out.put(Drafted(superbatch, drafts))
+            if failure is not None:
+                raise failure
             superbatch, traces = ahead, following
             counters.waited_for_input_seconds, counters.waited_for_room_seconds = given.get_seconds, out.put_seconds
 
@@ -192,7 +200,7 @@ class Stream:
             out.put(Planned(drafted.superbatch, misses))
             counters.waited_for_input_seconds, counters.waited_for_room_seconds = given.get_seconds, out.put_seconds
 
-    def _read(self, given: Channel[Planned], out: Channel[ReadBatch], landings: list["Queue[Staging] | None"]) -> None:
+    def _read(self, given: Channel[Planned], out: Channel[ReadBatch], landings: list[Landings | None]) -> None:
         counters = self.counters.read
         for planned in given:
             tables = [
@@ -207,15 +215,13 @@ class Stream:
             counters.waited_for_input_seconds = given.get_seconds
 
     def _landed(
-        self, table: PlannedTable, misses: PlannedMisses, free: "Queue[Staging]"
+        self, table: PlannedTable, misses: PlannedMisses, free: Landings
     ) -> Iterator[tuple[NDArray[Any], Staging | None]]:
         """Each batch's landed rows, with the landing that is free once that batch has been served."""
         counters = self.counters.read
         for group in misses.groups:
             began = time.perf_counter()
-            landing = free.get()
-            if landing is _GONE:
-                raise ChannelClosed
+            landing = free.take()
             waited = time.perf_counter()
             rows = table.fetch(misses, group, landing)
             counters.waited_for_room_seconds += waited - began
@@ -223,9 +229,7 @@ class Stream:
             for number, landed in enumerate(rows, group.first):
                 yield landed, landing if number == group.last - 1 else None
 
-    def _serve(
-        self, given: Channel[ReadBatch], out: Channel[list[MiniBatch]], landings: list["Queue[Staging] | None"]
-    ) -> None:
+    def _serve(self, given: Channel[ReadBatch], out: Channel[list[MiniBatch]], landings: list[Landings | None]) -> None:
         counters = self.counters.serve
         for item in given:
             out.wait_for_room()  # so that no more batches are in memory than were asked for
@@ -244,7 +248,7 @@ class Stream:
             for index, landing in item.last_of:
                 free = landings[index]
                 assert free is not None
-                free.put(landing)
+                free.give_back(landing)
             if number == len(superbatch.samples) - 1:
                 item.planned.close()
             counters.items += 1
@@ -289,14 +293,3 @@ class Stream:
         first, last = (int(offset) for offset in self._type_offsets[index : index + 2])
         first += self._device_rows[index]
         return nodes[(nodes >= first) & (nodes < last)] - first
-
-
-_GONE = Staging(1)
-"""in place of a landing: nobody serves any more"""
-
-
-def _landings(table: PlannedTable) -> "Queue[Staging]":
-    free: Queue[Staging] = Queue()
-    for _ in range(NUM_LANDINGS):
-        free.put(Staging(max(1, table.landing_rows * table.row_bytes)))
-    return free

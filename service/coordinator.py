@@ -63,6 +63,8 @@ class TrainingSummary:
     fetch_seconds: float
     wait_seconds: float
     """the training loop waited for batches"""
+    startup_seconds: float
+    """of that and of `seconds`, the wait for the first one"""
     host_requests: int
     """feature rows asked of the host tier"""
     host_hits: int

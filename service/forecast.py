@@ -6,7 +6,7 @@ a sampled trace   -> hits and disk bytes of this budget, of one with another GiB
 
 import os
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -74,7 +74,7 @@ class Forecast:
     """known before each hop, and behind the last"""
     batch_bytes: int
     stage_seconds: dict[str, float]
-    """of a step, each stage beside the others; and the work of all, were every core always at it"""
+    """of a step, each stage beside the others"""
     bottleneck: str
     seconds_per_step: float
     startup_seconds: float
@@ -118,17 +118,14 @@ def forecast(run: RunFile, *, progress: Progress) -> Forecast:
         progress.stage("try steps", total=num_steps, unit="steps")
         began = time.perf_counter()
         startup = 0.0
-        worked = 0.0
         computes: list[float] = []
         nodes = np.zeros(0)
         batch_bytes = 0
         num_warm = min(NUM_WARM, num_steps - 1)
-        batches = opened.enter_context(closing(source.batches(first_step=0, last_step=prepared.total_steps)))
+        batches = source.batches(first_step=0, last_step=prepared.total_steps)
         for number, batch in enumerate(islice(batches, num_steps)):
             got = time.perf_counter()
             startup = startup or got - began
-            if number == num_warm:
-                worked = time.process_time()
             take_step(run, batch, forward=prepared.model, model=prepared.model, optimizer=optimizer, group=Group())
             if number >= num_warm:
                 computes.append(time.perf_counter() - got)
@@ -136,8 +133,8 @@ def forecast(run: RunFile, *, progress: Progress) -> Forecast:
             nodes = known if nodes.size == 0 else nodes + known
             batch_bytes = max(batch_bytes, sum(t.numel() * t.element_size() for t in batch.features if t is not None))
             progress.advance(1)
-        worked = (time.process_time() - worked) / len(computes)
-        stages = {"compute": float(np.median(computes)), "all on all cores": worked / (os.cpu_count() or 1)}
+        batches.close()  # what follows samples by itself
+        stages = {"compute": float(np.median(computes))}
         outlooks: list[Outlook] = []
         memory_bytes = 0
         more_hop = None
@@ -174,11 +171,11 @@ def forecast(run: RunFile, *, progress: Progress) -> Forecast:
 
 
 def measured(run: RunFile) -> float | None:
-    """Seconds a step of the run's last attempt, where it has trained any."""
+    """Seconds a step of the run's last attempt from its first batch on, where it has trained any."""
     status = read_status(run_place(run))
     if status is None or status.summary is None or status.summary.steps == 0:
         return None
-    return status.summary.seconds / status.summary.steps
+    return (status.summary.seconds - status.summary.startup_seconds) / status.summary.steps
 
 
 def outlooks_of(found: OpenStream, *, progress: Progress) -> list[Outlook]:

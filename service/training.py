@@ -98,7 +98,7 @@ def train(
         coordinator.plan(total_steps=total_steps)
         progress.stage("pretrain", total=total_steps, unit="steps")
         progress.advance(first_step)
-        began, waited = time.monotonic(), 0.0
+        began, waited, startup = time.monotonic(), 0.0, None
         interrupts = opened.enter_context(Interrupts())
         for batch in batches:
             done = batch.epoch * order.steps_per_epoch + batch.step + 1
@@ -106,6 +106,7 @@ def train(
             for settings in optimizer.param_groups:
                 settings["lr"] = rate
             step_began = time.monotonic()
+            startup = step_began - began if startup is None else startup
             loss, norm = take_step(run, batch, forward=forward, model=model, optimizer=optimizer, group=group)
             if group.rank == 0:
                 coordinator.report(
@@ -151,6 +152,7 @@ def train(
                 sample_seconds=source.counters.sample_seconds,
                 fetch_seconds=source.counters.fetch_seconds,
                 wait_seconds=waits(),
+                startup_seconds=startup or 0.0,
                 host_requests=hits.requests,
                 host_hits=hits.hits,
             )

@@ -101,6 +101,7 @@ class Ledger:
         now = {
             "disk_bytes_read": disk_bytes() - self._began,
             "disk_bytes_planned": counters.planned_read_bytes
+            + counters.planned_sweep_bytes
             + 2 * (counters.packed_bytes + stream.space.spilled_bytes),
             "packed_bytes": counters.packed_bytes,
             "requests": counters.requests,
@@ -157,7 +158,7 @@ def main() -> None:
         def more() -> dict[str, Any]:
             return {
                 **({} if options.step == "only" else ledger.result()),
-                "batches_per_superbatch": found.split.batches_per_superbatch,
+                "batches_per_superbatch": options.superbatch or found.split.batches_per_superbatch,
                 "split": json.loads(json.dumps(asdict(found.split))),
                 "stages": {
                     name: asdict(getattr(stream.counters, name)) for name in ("sample", "plan", "pack", "read", "serve")

@@ -130,6 +130,8 @@ class Bench:
         command += ["--data", str(self.graph.folder), "--fanouts", case.fanouts, "--seeds", str(case.seeds)]
         command += ["--cache-bytes", str(rows), "--topology-bytes", str(topology), "--topology", case.topology]
         done = run_capped([*command, *words], limit_bytes=cap_bytes, disk=str(self.graph.folder))
+        if not done.capped:
+            sys.exit("no cgroup could be made: without a cap nothing here is larger than memory")
         if done.returncode in (-9, NO_MEMORY):
             return None
         if done.returncode:

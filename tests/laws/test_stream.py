@@ -72,6 +72,7 @@ class Planned:
         kept_bytes: int = 1 << 20,
         memory: FeatureMemory | None = None,
         device_rows: Sequence[int] = (0, 0),
+        source: type[ThreadSource] = ThreadSource,
     ) -> None:
         pool = ReadPool(num_threads=2)
         self.space = SampleSpace(memory_bytes=kept_bytes, folder=str(folder), bundle_bytes=2000)
@@ -92,7 +93,7 @@ class Planned:
             if table is not None
         ]
         order = order_of()
-        source = ThreadSource(
+        sampling = source(
             lambda: NeighborSampler(graph, fanouts=FANOUTS, seed=4),
             TopologySurroundings(graph),
             order=order,
@@ -101,7 +102,7 @@ class Planned:
             num_threads=2,
         )
         self.stream = Stream(
-            source,
+            sampling,
             type_offsets=graph.type_offsets,
             order=order,
             tables=self.tables,
@@ -222,6 +223,7 @@ def test_samples_that_do_not_fit_in_memory_wait_on_disk(tmp_path: Path, kept_byt
         assert_same(mine, theirs)
     assert planned.space.spilled_bytes > 0
     assert planned.space.take(kept_bytes)  # all is given back
+    assert not planned.space.take(1)
 
 
 def test_an_error_is_raised_at_the_batch_that_it_stopped_and_a_stream_may_be_left_early(tmp_path: Path) -> None:

@@ -9,17 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sampling.batch import MiniBatch
+from sampling.drawn import Drawn
 from sampling.kept import Shelf
 from sampling.open_stream import StreamSettings, open_stream
+from sampling.planned_table import Packing
 from sampling.sample_space import SampleSpace
 from sampling.seeds import SeedOrder
+from sampling.sources import ThreadSource
 from service.machine_memory import anonymous_bytes
-from storage.errors import DamagedStore
+from storage.errors import BadInput, DamagedStore
 from storage.scratch_file import ScratchFull
 from storage.store import Store
 from tests.data import small_store
 from tests.laws.test_order import assert_same
-from tests.laws.test_stream import Planned, plain, tables
+from tests.laws.test_stream import LAST, Planned, plain, tables
 from tests.sampling.graphs import two_type_graph
 from tests.storage.damage import flipped_byte, shortened
 
@@ -57,6 +61,40 @@ def test_without_room_for_waiting_batches_one_line_names_the_folder_and_another_
         full.all()
     other = Planned(graph, given, tmp_path / "other", packing="never", kept_bytes=0)
     for (mine,), theirs in zip(other.all(), plain(graph, given), strict=True):
+        assert_same(mine, theirs)
+
+
+def test_packs_that_find_no_room_need_none_beside_what_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sampling.sample_space.FILE_PAGES", 1)
+    graph, given = two_type_graph(), tables()
+    Planned(graph, given, tmp_path, packing="always", kept_bytes=0).all()
+    planned = Planned(graph, given, tmp_path, packing="always", kept_bytes=0)
+    with files_no_longer_than(3 * 4096):  # bundles are smaller, packs are not
+        found = planned.all()
+    for (mine,), theirs in zip(found, plain(graph, given), strict=True):
+        assert_same(mine, theirs)
+    assert planned.space.spilled_bytes > 0
+    assert sum(table.counters.unpacked_superbatches for table in planned.tables) > 0
+
+
+@pytest.mark.parametrize("packing", ["always", "never"])
+def test_what_was_sampled_before_sampling_failed_is_served_first(tmp_path: Path, packing: Packing) -> None:
+    class Breaks(ThreadSource):
+        def samples(self, first_step: int, last_step: int) -> Iterator[list[Drawn]]:
+            for number, drawn in enumerate(super().samples(first_step, last_step)):
+                if number == 14:
+                    raise BadInput("topology", "a bad page", rule="pages match", remedy="restore it")
+                yield drawn
+
+    graph, given = two_type_graph(), tables()
+    planned = Planned(graph, given, tmp_path, superbatch=6, packing=packing, source=Breaks)
+    served: list[MiniBatch] = []
+    batches = planned.stream.batches(first_step=0, last_step=LAST)
+    with pytest.raises(BadInput, match="a bad page"):
+        served.extend(batch for (batch,) in batches)
+    planned.stream.close()
+    assert len(served) == 12  # the superbatches before the one that failed
+    for mine, theirs in zip(served, plain(graph, given), strict=False):
         assert_same(mine, theirs)
 
 
@@ -103,7 +141,7 @@ def test_a_feature_file_that_changes_under_the_stream_is_named_with_its_page(
         )
         at = path.stat().st_size - 1  # of the coldest row
         harm = flipped_byte(path, at) if how == "flipped" else shortened(path, num_bytes=at)
-        with harm, pytest.raises(DamagedStore, match=f"page {at // 4096}") as error:
+        with harm, pytest.raises(DamagedStore, match=rf"page {at // 4096}\b") as error:
             for _ in found.stream.batches(first_step=0, last_step=found.stream.order.steps_per_epoch):
                 pass
         assert str(path) in str(error.value)

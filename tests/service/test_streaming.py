@@ -55,7 +55,7 @@ def test_a_budget_in_which_nothing_works_is_refused_with_what_would(tmp_path: Pa
 
 def test_plan_looks_ahead_and_writes_nothing_of_the_run(tmp_path: Path) -> None:
     small_store(tmp_path)
-    run = str(small_run(tmp_path, tiers={"host_cache_bytes": "1KiB"}))
+    run = str(small_run(tmp_path, training={"epochs": 60}, tiers={"host_cache_bytes": "1KiB"}))  # ends by itself early
     found = result_of("plan", run, f"tiers.scratch_folder={tmp_path / 'scratch'}")
     assert not (tmp_path / "runs").exists()
     assert found["bottleneck"] in found["stage_seconds"]
