@@ -18,6 +18,10 @@ from storage.schema import EdgeSegment, FileInfo
 from storage.store import Store
 from storage.stored_topology import StoredTopology
 
+SWEEP_BYTES = 64 << 20
+"""of batches that are sampled at once from a topology on disk, in their last hop"""
+SWEEP_NODE_BYTES = 7
+"""of each of their nodes"""
 SWEEP_SHARE = 0.5
 """of a superbatch's batches are sampled in one sweep of a topology on disk"""
 LOOK_CACHE_BYTES = 64 * MIB
@@ -78,8 +82,10 @@ class SourceOpener:
             source = looking.enter_context(closing(self._over(topology, fanouts, threads=1, sweep=NUM_LOOKED_AT)))
             return batch_size(source, num_hops=len(fanouts), type_offsets=offsets)
 
-    def open(self, split: MemorySplit, *, num_threads: int, max_gap_bytes: int, opened: ExitStack) -> SampleSource:
-        """What the stream samples from, closed by `opened`."""
+    def open(
+        self, split: MemorySplit, *, batch_nodes: float, num_threads: int, max_gap_bytes: int, opened: ExitStack
+    ) -> SampleSource:
+        """What the stream samples from, closed by `opened`; `batch_nodes` are those of a batch, of all ranks served."""
         if self._given is not None:
             return self._given
         if split.topology == "memory":
@@ -90,7 +96,8 @@ class SourceOpener:
             self._topology = opened.enter_context(
                 StoredTopology(self._store, cache_bytes=cache, max_gap_bytes=max_gap_bytes)
             )
-            sweep = max(1, int(split.batches_per_superbatch * SWEEP_SHARE))
+            most = SWEEP_BYTES / (SWEEP_NODE_BYTES * max(1.0, batch_nodes))
+            sweep = max(1, int(min(split.batches_per_superbatch * SWEEP_SHARE, most)))
             source = self._over(self._topology, self._fanouts, threads=num_threads, sweep=sweep)
         opened.callback(source.close)
         return source

@@ -73,8 +73,10 @@ class OpenStream:
     """A stream, and how it came to be as it is."""
 
     stream: Stream
-    needs: StreamNeeds
     split: MemorySplit
+    split_of: Callable[[int], MemorySplit]
+    """what another budget would be divided into"""
+    needs: StreamNeeds
     batch: BatchSize
     speed: DiskSpeed
     look: Callable[[Sequence[HopFanout]], BatchSize]
@@ -152,14 +154,24 @@ def open_stream(
         queue_batches=settings.queue_batches,
         num_steps=num_steps or order.steps_per_epoch,
     )
-    split = split_memory(
-        needs,
-        memory_bytes=settings.memory_bytes,
-        topology=_place(store, settings, mode),
-        cache_bytes=settings.cache_bytes,
-        topology_cache_bytes=settings.topology_cache_bytes,
+
+    def split_of(memory_bytes: int) -> MemorySplit:
+        return split_memory(
+            needs,
+            memory_bytes=memory_bytes,
+            topology=_place(store, settings, mode),
+            cache_bytes=settings.cache_bytes,
+            topology_cache_bytes=settings.topology_cache_bytes,
+        )
+
+    split = split_of(settings.memory_bytes)
+    source = sources.open(
+        split,
+        batch_nodes=batch.num_nodes,
+        num_threads=settings.num_threads,
+        max_gap_bytes=speed.gap_bytes,
+        opened=opened,
     )
-    source = sources.open(split, num_threads=settings.num_threads, max_gap_bytes=speed.gap_bytes, opened=opened)
     space = SampleSpace(memory_bytes=KEPT_BYTES, folder=settings.scratch_folder)
     pool = ReadPool(num_threads=PACK_THREADS)
     opened.callback(pool.close)
@@ -195,7 +207,7 @@ def open_stream(
         device_rows=on_device,
         memory=memory,
     )
-    return OpenStream(stream, needs, split, batch, speed, sources.look)
+    return OpenStream(stream, split, split_of, needs, batch, speed, sources.look)
 
 
 def _place(store: Store, settings: StreamSettings, mode: SamplingMode) -> TopologyPlace:

@@ -15,6 +15,9 @@ from sampling.neighbors import NeighborSampler
 from sampling.seeds import SeedOrder, rank_slice
 from sampling.superbatch_sampler import SuperbatchSampler
 
+FIRST_SWEEP = 4
+"""batches of the first sweep over a topology on disk: until then nothing can be planned"""
+
 
 class SampleSource(Protocol):
     """Samples of consecutive steps, each of them a pure function of its step."""
@@ -87,7 +90,7 @@ class DiskSource:
     Args:
         sampler: given up to this source, which closes it.
         order, ranks, world_size: as of `ThreadSource`.
-        batches_per_sweep: steps that are sampled at once, hop by hop.
+        batches_per_sweep: steps that are sampled at once, hop by hop; the first sweeps are smaller.
     """
 
     def __init__(
@@ -110,10 +113,10 @@ class DiskSource:
         sweeps = (
             [
                 seeds
-                for step in range(first, min(first + self._batches_per_sweep, last_step))
+                for step in range(first, last)
                 for seeds in rank_seeds(self._order, step, self._ranks, self._world_size)
             ]
-            for first in range(first_step, last_step, self._batches_per_sweep)
+            for first, last in doubling(first_step, last_step, first_size=FIRST_SWEEP, most=self._batches_per_sweep)
         )
         num_ranks = len(self._ranks)
         for superbatch in self._sampler.stream(sweeps):
@@ -126,6 +129,15 @@ class DiskSource:
     def close(self) -> None:
         """End the sampler's threads."""
         self._sampler.close()
+
+
+def doubling(first: int, last: int, *, first_size: int, most: int) -> Iterator[tuple[int, int]]:
+    """Consecutive parts [start, end) of [first, last), each twice the one before until they have `most`."""
+    size = min(first_size, most)
+    while first < last:
+        yield first, min(first + size, last)
+        first += size
+        size = min(2 * size, most)
 
 
 def rank_seeds(

@@ -37,7 +37,7 @@ from sampling.planned_table import PlannedTable
 from sampling.sample_space import SampleSpace
 from sampling.seeds import SeedOrder
 from sampling.shared_memory import FeatureMemory
-from sampling.sources import SampleSource
+from sampling.sources import SampleSource, doubling
 from sampling.stream_items import Drafted, Planned, ReadBatch, StreamCounters, Superbatch, taken_traces, union_rows
 from storage.block_reads import Staging
 
@@ -127,11 +127,7 @@ class Stream:
 
     def superbatches(self, first_step: int, last_step: int) -> Iterator[tuple[int, int]]:
         """The steps [first, last) of each superbatch of a stream of steps [first_step, last_step)."""
-        size = min(FIRST_SUPERBATCH, self._batches_per_superbatch)
-        while first_step < last_step:
-            yield first_step, min(first_step + size, last_step)
-            first_step += size
-            size = min(2 * size, self._batches_per_superbatch)
+        return doubling(first_step, last_step, first_size=FIRST_SUPERBATCH, most=self._batches_per_superbatch)
 
     def _sample(self, first_step: int, last_step: int, out: Channel[Superbatch]) -> None:
         counters = self.counters.sample

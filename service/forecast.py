@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from sampling.belady import Residency
-from sampling.memory_split import MemorySplit, split_memory
+from sampling.memory_split import MemorySplit
 from sampling.open_stream import OpenStream
+from sampling.planned_table import Packing
 from sampling.read_cost import ReadCost, read_cost
 from service.coordinator import read_status
 from service.feeding import OwnLoader
@@ -143,7 +144,7 @@ def forecast(run: RunFile, *, progress: Progress) -> Forecast:
             stages["sample"] = counters.sample.seconds / max(1, counters.sample.items)
             stages["serve"] = counters.serve.seconds / max(1, counters.serve.items)
             memory_bytes = found.split.memory_bytes
-            outlooks = outlooks_of(found, progress=progress)
+            outlooks = outlooks_of(found, packing=run.tiers.packing, progress=progress)
             stages["read"] = outlooks[0].read_seconds_per_step
             fanouts = run.sampling.fanouts
             deeper = found.look((*fanouts, fanouts[-1]))
@@ -178,20 +179,22 @@ def measured(run: RunFile) -> float | None:
     return (status.summary.seconds - status.summary.startup_seconds) / status.summary.steps
 
 
-def outlooks_of(found: OpenStream, *, progress: Progress) -> list[Outlook]:
+def outlooks_of(found: OpenStream, *, packing: Packing, progress: Progress) -> list[Outlook]:
     """The budget as it is, and with a GiB more."""
     steps = min(MOST_TRACED, 2 * found.split.batches_per_superbatch)
     progress.stage("plan ahead", total=2, unit="budgets")
     trace = found.trace(steps)
     outlooks = []
     for change, more in (("as it is", 0), ("one GiB more", GIB)):
-        split = found.split if not more else split_memory(found.needs, memory_bytes=found.split.memory_bytes + more)
-        outlooks.append(_outlook(change, split, found, trace))
+        split = found.split if not more else found.split_of(found.split.memory_bytes + more)
+        outlooks.append(_outlook(change, split, found, trace, packing))
         progress.advance(1)
     return outlooks
 
 
-def _outlook(change: str, split: MemorySplit, found: OpenStream, trace: list[list[np.ndarray]]) -> Outlook:
+def _outlook(
+    change: str, split: MemorySplit, found: OpenStream, trace: list[list[np.ndarray]], packing: Packing
+) -> Outlook:
     requests = static = dynamic = 0
     disk_bytes, seconds = 0.0, 0.0
     for table, memory, batches in zip(found.needs.tables, split.tables, trace, strict=True):
@@ -208,9 +211,13 @@ def _outlook(change: str, split: MemorySplit, found: OpenStream, trace: list[lis
         share = len(cold) / max(1, len(cold) - half)
         dynamic += int(share * sum(plan.num_hits for plan in plans))
         missed = [plan.miss_row for plan in plans]
-        cost, packed = _per_batch(missed, split.batches_per_superbatch, table.num_rows, table.row_bytes, found.speed)
+        cost, packed = _swept(missed, split.batches_per_superbatch, table.num_rows, table.row_bytes, found.speed)
+        direct = _direct(missed, table.num_rows, table.row_bytes, found.speed)
+        swept_seconds = cost.seconds(found.speed) + found.speed.round_trip_seconds(packed)
+        if packing == "never" or (packing == "auto" and direct.seconds(found.speed) <= swept_seconds):
+            cost, packed, swept_seconds = direct, 0.0, direct.seconds(found.speed)
         disk_bytes += cost.num_bytes + 2 * packed
-        seconds += cost.seconds(found.speed) + found.speed.round_trip_seconds(packed)
+        seconds += swept_seconds
     return Outlook(
         change=change,
         batches_per_superbatch=split.batches_per_superbatch,
@@ -236,7 +243,14 @@ def parts_of(split: MemorySplit) -> dict[str, int]:
     }
 
 
-def _per_batch(
+def _direct(missed: list[np.ndarray], num_rows: int, row_bytes: int, speed: DiskSpeed) -> ReadCost:
+    """Reads a batch without packs."""
+    costs = [read_cost([rows], num_rows=num_rows, row_bytes=row_bytes, gap_bytes=speed.gap_bytes) for rows in missed]
+    total, known = sum(costs, start=ReadCost()), max(1, len(missed))
+    return ReadCost(total.num_bytes // known, total.num_reads // known)
+
+
+def _swept(
     missed: list[np.ndarray], batches_per_superbatch: int, num_rows: int, row_bytes: int, speed: DiskSpeed
 ) -> tuple[ReadCost, float]:
     """Reads and packed bytes a batch, of superbatches of that many; pages of more batches than are known saturate."""

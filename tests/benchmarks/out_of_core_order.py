@@ -34,7 +34,7 @@ from tests.benchmarks.contender import BenchStore, Seeds, arguments, fanouts_of
 
 ROUNDS = 4
 MOST_VOTERS = 32
-"""in-neighbours of a node that have a vote"""
+"""in-neighbours of a node that have a vote: the last ones of its list, which are the coldest"""
 
 
 @kernel
@@ -46,7 +46,7 @@ def propagate(
     weights = np.empty(MOST_VOTERS, dtype=np.float64)
     for node in range(label.shape[0]):
         count = 0
-        for place in range(indptr[node], min(indptr[node + 1], indptr[node] + MOST_VOTERS)):
+        for place in range(max(indptr[node], indptr[node + 1] - MOST_VOTERS), indptr[node + 1]):
             voter = indices[place]
             name, weight = label[voter], 1.0 / out_degree[voter]
             found = 0

@@ -101,7 +101,7 @@ def test_what_was_sampled_before_sampling_failed_is_served_first(tmp_path: Path,
 def test_thousands_of_waiting_arrays_take_a_file_or_two_and_come_back_as_they_were(tmp_path: Path) -> None:
     space = SampleSpace(memory_bytes=0, folder=str(tmp_path), bundle_bytes=1)
     shelf = Shelf(space)
-    arrays = [np.random.default_rng(number).integers(0, 255, 1 + number % 9000, np.uint8) for number in range(3000)]
+    arrays = [np.random.default_rng(number).integers(0, 255, 1 + 7 * number % 9000, np.uint8) for number in range(3000)]
     before = len(os.listdir("/proc/self/fd"))
     kept = [shelf.keep([array, array[::-1]]) for array in arrays]
     assert len(os.listdir("/proc/self/fd")) <= before + 2
