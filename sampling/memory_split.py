@@ -7,7 +7,7 @@ rows, most of them the static prefix.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -102,7 +102,7 @@ class TableMemory:
     num_slots: int
     landing_bytes: int
     """of one of two"""
-    chunk_bytes: int = CHUNK_BYTES
+    chunk_bytes: int
     """of one of two"""
 
 
@@ -210,12 +210,13 @@ def _split(
         topology_cache = min(needs.topology_bytes, share if topology_cache_bytes is None else topology_cache_bytes)
         free -= topology_cache
     held = free if cache_bytes is None else min(free, max(cache_bytes, sum(floor_rows)))
+    chunks = [max(CHUNK_BYTES, batches * piece) for piece in pieces]
     memories = tuple(
-        None if t is None else replace(_table_memory(t, land, share), chunk_bytes=max(CHUNK_BYTES, batches * piece))
-        for t, land, share, piece in zip(tables, landing, _shares(tables, held), pieces, strict=True)
+        None if t is None else _table_memory(t, share, landing_bytes=land, chunk_bytes=chunk)
+        for t, share, land, chunk in zip(tables, _shares(tables, held), landing, chunks, strict=True)
     )
     rows = sum(
-        0 if t is None or m is None else (m.num_static + m.num_slots) * t.row_bytes + _slot_bytes(m)
+        0 if t is None or m is None else (m.num_static + m.num_slots) * t.row_bytes + _slot_bytes(m.num_slots)
         for t, m in zip(tables, memories, strict=True)
     )
     return MemorySplit(
@@ -254,15 +255,15 @@ def _shares(tables: Sequence[TableNeeds | None], free: int) -> list[int]:
     return shares
 
 
-def _table_memory(table: TableNeeds, landing_bytes: int, share: int) -> TableMemory:
+def _table_memory(table: TableNeeds, share: int, *, landing_bytes: int, chunk_bytes: int) -> TableMemory:
     if share >= table.num_bytes:
-        return TableMemory(num_static=table.num_rows, num_slots=0, landing_bytes=landing_bytes)
-    slot_bytes = table.row_bytes + _slot_bytes(TableMemory(0, 1, 0))
+        return TableMemory(table.num_rows, 0, landing_bytes, chunk_bytes)
+    slot_bytes = table.row_bytes + _slot_bytes(1)
     num_static = int(STATIC_SHARE * share) // max(1, table.row_bytes)
     num_slots = (share - num_static * table.row_bytes) // slot_bytes
-    return TableMemory(num_static, num_slots, landing_bytes)
+    return TableMemory(num_static, num_slots, landing_bytes, chunk_bytes)
 
 
-def _slot_bytes(memory: TableMemory) -> int:
+def _slot_bytes(num_slots: int) -> int:
     """The map of the slots."""
-    return Residency.memory_bytes(num_rows=0, num_slots=memory.num_slots)
+    return Residency.memory_bytes(num_rows=0, num_slots=num_slots)

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sampling.read_cost import ReadCost
 from storage.block_reads import Staging
+from storage.disk_speed import DiskSpeed
 from storage.features import Features
 from storage.jit import kernel
 from storage.pages import PAGE_BYTES, as_words
@@ -79,11 +81,21 @@ def align_rows(row_bytes: int) -> int:
 
 def padding_rows(num_rows: int, num_batches: int, *, row_bytes: int, chunk_bytes: int) -> int | None:
     """Rows that rounding pieces up to whole pages is expected to add; None where chunks would be little else."""
-    piece = align_rows(row_bytes)
-    chunk_rows = chunk_bytes // row_bytes - num_batches * piece
-    if chunk_rows < LEAST_PIECES * num_batches * piece:
+    rounding = num_batches * align_rows(row_bytes)
+    room = _chunk_rows(num_batches, row_bytes=row_bytes, chunk_bytes=chunk_bytes)
+    if room < LEAST_PIECES * rounding:
         return None
-    return -(-num_rows // chunk_rows) * num_batches * piece // 2
+    return -(-num_rows // room) * rounding // 2
+
+
+def packing_pays(direct: ReadCost, sweep: ReadCost, *, packed_bytes: float, speed: DiskSpeed) -> bool:
+    """Whether reading `sweep` and laying down and reading `packed_bytes` is predicted to be faster than `direct`."""
+    return sweep.seconds(speed) + speed.round_trip_seconds(packed_bytes) < direct.seconds(speed)
+
+
+def _chunk_rows(num_batches: int, *, row_bytes: int, chunk_bytes: int) -> int:
+    """Missed rows that a chunk has room for, beside what rounds its pieces up; less than 1 where it has none."""
+    return chunk_bytes // row_bytes - num_batches * align_rows(row_bytes)
 
 
 @kernel
@@ -101,8 +113,8 @@ def _places(
 def lay_out(miss_rows: list[NDArray[Any]], *, num_rows: int, row_bytes: int, chunk_bytes: int) -> Layout:
     """Lay out the misses of K batches, in chunks that take about `chunk_bytes` of memory; `miss_rows` is emptied."""
     num_batches = len(miss_rows)
-    piece = align_rows(row_bytes)
-    chunk_rows = max(1, chunk_bytes // row_bytes - num_batches * piece)
+    align = align_rows(row_bytes)
+    chunk_rows = max(1, _chunk_rows(num_batches, row_bytes=row_bytes, chunk_bytes=chunk_bytes))
     shift = max(0, (max(1, num_rows) - 1).bit_length() - NUM_BINS.bit_length() + 1)
     bins = np.zeros((num_rows >> shift) + 1, dtype=np.int64)
     for rows in miss_rows:
@@ -116,7 +128,7 @@ def lay_out(miss_rows: list[NDArray[Any]], *, num_rows: int, row_bytes: int, chu
         rows = miss_rows[batch][order]
         miss_rows[batch] = np.empty(0, dtype=rows.dtype)
         begin[1:, batch] = np.searchsorted(rows, cuts)
-        padded[:, batch] = -(-np.diff(begin[:, batch]) // piece) * piece
+        padded[:, batch] = -(-np.diff(begin[:, batch]) // align) * align
         place = np.empty(rows.shape[0], dtype=np.int32)
         _places(order, np.ascontiguousarray(begin[:, batch]), np.ascontiguousarray(padded[:, batch]), place)
         ordered.append(rows)
@@ -125,7 +137,7 @@ def lay_out(miss_rows: list[NDArray[Any]], *, num_rows: int, row_bytes: int, chu
     first_page = np.zeros_like(begin)
     first_page[1:] = np.cumsum(pages, axis=0)
     first_page += np.cumsum(np.append(0, pages.sum(axis=0)))[:num_batches]
-    return Layout(ordered, places, begin, first_page, piece)
+    return Layout(ordered, places, begin, first_page, align)
 
 
 class Pack:

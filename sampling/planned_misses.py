@@ -1,6 +1,6 @@
 """A superbatch of one table between planning and serving: where rows come from, and how those missed are read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from sampling.kept import KeptArrays
 from sampling.packing import Layout, Pack
-from sampling.read_cost import ReadCost
 from sampling.row_moves import point_at_places
 
 
@@ -55,32 +54,33 @@ class Draft:
     """batches that land together without a pack"""
     miss_rows: list[NDArray[Any]]
     """[K]: `BatchPlan.miss_row`; none where there is a layout"""
-    layout: Layout | None
+    layout: Layout | None = None
     """of the pack, where one is predicted to be faster"""
-    places: list[KeptArrays]
+    places: list[KeptArrays] = field(default_factory=list)
     """[K]: `Layout.places`"""
-    sweep: ReadCost
-    """of reading the pack's rows"""
+    sweep_bytes: int = 0
+    """to be read for the pack"""
 
 
+@dataclass(frozen=True)
 class PlannedMisses:
     """A planned superbatch of one table: where every row of its batches comes from, and how to read those missed."""
 
-    def __init__(self, sizes: NDArray[np.int64], tickets: list[KeptArrays], pack: Pack | None = None) -> None:
-        self.sizes = sizes
-        """[K]: rows of a landing that each batch takes"""
-        self.pack = pack
-        self._tickets = tickets
-        self.places: list[KeptArrays] = []
-        """[K]: rows of the landing [M] by the misses' numbers; none where they are those numbers"""
-        self.rows: list[KeptArrays] = []
-        """[K]: rows to read [M]; none where they are packed"""
-        self.groups: list[Group] = []
-        """batches that land together"""
+    sizes: NDArray[np.int64]
+    """[K]: rows of a landing that each batch takes"""
+    tickets: list[KeptArrays]
+    """[K]: as `Draft.tickets`"""
+    groups: list[Group]
+    """batches that land together"""
+    places: list[KeptArrays]
+    """[K]: rows of the landing [M] by the misses' numbers; none where they are those numbers"""
+    rows: list[KeptArrays] = field(default_factory=list)
+    """[K]: rows to read [M]; none where they are packed"""
+    pack: Pack | None = None
 
     def take_ticket(self, number: int) -> list[NDArray[np.int32]]:
         """Where [A], slots [kept misses], places [kept misses] of batch `number`: what serving it takes; only once."""
-        where, slots, numbers = self._tickets[number].take()
+        where, slots, numbers = self.tickets[number].take()
         if not self.places:
             return [where, slots, numbers]
         (places,) = self.places[number].take()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sampling.belady import Residency, Trace
 from sampling.host_tier import as_words, load_prefix
 from sampling.kept import Shelf
-from sampling.packing import Layout, Pack, lay_out, padding_rows
+from sampling.packing import Layout, Pack, lay_out, packing_pays, padding_rows
 from sampling.planned_misses import Draft, Group, PlannedMisses, TableCounters
 from sampling.read_cost import ReadCost, read_cost
 from sampling.row_moves import admit_rows, kept_misses, select_cold, serve_rows
@@ -97,35 +97,32 @@ class PlannedTable:
             miss_rows.append(batch.miss_row)
         sizes = np.array([rows.shape[0] for rows in miss_rows], dtype=np.int64)
         direct, cost = self._direct(miss_rows, sizes)
-        layout, sweep = self._layout(miss_rows, cost)
-        places = []
-        if layout is not None:
-            places = [self._places.keep([place]) for place in layout.places]
-            layout.places.clear()
-        return Draft(sizes, tickets, direct, miss_rows if layout is None else [], layout, places, sweep)
+        sweep = self._sweep(miss_rows, cost)
+        if sweep is None:
+            return Draft(sizes, tickets, direct, miss_rows)
+        shape = {"num_rows": self.below.num_rows, "row_bytes": self.row_bytes, "chunk_bytes": self._chunk_bytes}
+        layout = lay_out(miss_rows, **shape)
+        places = [self._places.keep([place]) for place in layout.places]
+        layout.places.clear()
+        return Draft(sizes, tickets, direct, [], layout, places, sweep.num_bytes)
 
     def prepare(self, draft: Draft) -> PlannedMisses:
         """Read the misses of a planned superbatch into a pack, where that is faster and there is room for it."""
         layout = draft.layout
         pack = None if layout is None else self._pack(layout)
         if layout is not None and pack is not None:
-            misses = PlannedMisses(layout.batch_pages * PAGE_BYTES // self.row_bytes, draft.tickets, pack)
-            misses.groups = self.groups(misses.sizes)
-            misses.places = draft.places
             self.counters.packed_superbatches += 1
             self.counters.packed_bytes += pack.num_bytes
-            self.counters.planned_sweep_bytes += draft.sweep.num_bytes
-            return misses
-        misses = PlannedMisses(draft.sizes, draft.tickets)
-        misses.groups = draft.direct
-        rows, shelf = draft.miss_rows, self._rows
-        if layout is not None:
-            rows, places = layout.unpacked([kept.take()[0] for kept in draft.places])
-            shelf = Shelf(SampleSpace(memory_bytes=0, folder=None))  # the disk that had no room may be the one behind
-            misses.places = [shelf.keep([place]) for place in places]
-        misses.rows = [shelf.keep([missed]) for missed in rows]
+            self.counters.planned_sweep_bytes += draft.sweep_bytes
+            sizes = layout.batch_pages * PAGE_BYTES // self.row_bytes
+            return PlannedMisses(sizes, draft.tickets, self.groups(sizes), draft.places, pack=pack)
         self.counters.direct_superbatches += 1
-        return misses
+        places, rows, shelf = [], draft.miss_rows, self._rows
+        if layout is not None:
+            shelf = Shelf(SampleSpace(memory_bytes=0, folder=None))  # the disk that had no room may be the one behind
+            rows, unpadded = layout.unpacked([kept.take()[0] for kept in draft.places])
+            places = [shelf.keep([place]) for place in unpadded]
+        return PlannedMisses(draft.sizes, draft.tickets, draft.direct, places, [shelf.keep([row]) for row in rows])
 
     def groups(self, sizes: NDArray[np.int64]) -> list[Group]:
         """Consecutive batches that fit in a landing together, of batches that take `sizes` [K] rows of it.
@@ -199,21 +196,19 @@ class PlannedTable:
             total += cost
         return groups, total
 
-    def _layout(self, miss_rows: list[NDArray[Any]], direct: ReadCost) -> tuple[Layout | None, ReadCost]:
-        """How to pack the superbatch, where that is predicted to be faster than reading it group by group."""
+    def _sweep(self, miss_rows: list[NDArray[Any]], direct: ReadCost) -> ReadCost | None:
+        """The cost of reading a superbatch's misses at once, for a pack; None where that is not predicted to pay."""
         num_rows = sum(rows.shape[0] for rows in miss_rows)
         if self._folder is None or self._packing == "never" or num_rows == 0:
-            return None, direct
-        sweep, speed = self._cost(miss_rows), self._speed
-        if self._packing == "auto":
-            padding = padding_rows(num_rows, len(miss_rows), row_bytes=self.row_bytes, chunk_bytes=self._chunk_bytes)
-            if padding is None:
-                return None, direct
-            packed_seconds = sweep.seconds(speed) + speed.round_trip_seconds((num_rows + padding) * self.row_bytes)
-            if direct.seconds(speed) <= packed_seconds:
-                return None, direct
-        sizes = {"num_rows": self.below.num_rows, "row_bytes": self.row_bytes, "chunk_bytes": self._chunk_bytes}
-        return lay_out(miss_rows, **sizes), sweep
+            return None
+        sweep = self._cost(miss_rows)
+        if self._packing == "always":
+            return sweep
+        padding = padding_rows(num_rows, len(miss_rows), row_bytes=self.row_bytes, chunk_bytes=self._chunk_bytes)
+        if padding is None:
+            return None
+        packed_bytes = (num_rows + padding) * self.row_bytes
+        return sweep if packing_pays(direct, sweep, packed_bytes=packed_bytes, speed=self._speed) else None
 
     def _pack(self, layout: Layout) -> Pack | None:
         """The pack, or None where its batches do not fit in memory with what rounds them up, or it on the disk."""

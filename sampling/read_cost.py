@@ -47,6 +47,18 @@ def _mark(rows: NDArray[Any], row_bytes: int, header_bytes: int, page_bytes: int
 
 
 @kernel
+def _extend(
+    page: int, start: int, end: int, pages: int, reads: int, max_gap_pages: int, max_run_pages: int
+) -> tuple[int, int, int, int]:
+    """(start, end, pages, reads) with one more page, behind all before it, in the run [start, end) or in the next."""
+    if start < 0 or page - end > max_gap_pages or page + 1 - start > max_run_pages:
+        reads += 1
+        pages += end - start
+        start = page
+    return start, page + 1, pages, reads
+
+
+@kernel
 def _count(marked: NDArray[np.bool_], max_gap_pages: int, max_run_pages: int) -> tuple[int, int]:
     """Pages and reads of runs over the marked pages."""
     pages = 0
@@ -55,11 +67,7 @@ def _count(marked: NDArray[np.bool_], max_gap_pages: int, max_run_pages: int) ->
     end = -1  # behind the last marked page
     for page in range(marked.shape[0]):
         if marked[page]:
-            if start < 0 or page - end > max_gap_pages or page + 1 - start > max_run_pages:
-                reads += 1
-                pages += end - start
-                start = page
-            end = page + 1
+            start, end, pages, reads = _extend(page, start, end, pages, reads, max_gap_pages, max_run_pages)
     return pages + end - start, reads
 
 
@@ -76,11 +84,7 @@ def _count_sorted(
         byte = header_bytes + np.int64(rows[index]) * row_bytes
         first = int(byte // page_bytes)
         for page in range(max(end, first), int((byte + row_bytes - 1) // page_bytes) + 1):
-            if start < 0 or page - end > max_gap_pages or page + 1 - start > max_run_pages:
-                reads += 1
-                pages += end - start
-                start = page
-            end = page + 1
+            start, end, pages, reads = _extend(page, start, end, pages, reads, max_gap_pages, max_run_pages)
     return pages + end - start, reads
 
 

@@ -3,14 +3,14 @@
 Stages, each in a thread of its own, with what each hands on (K steps of a superbatch, W ranks served, T node types):
 
     1. sample   steps -> samples [K][W], kept; rows behind the prefix, per table          sampling.sources
-    2. plan     superbatches i and i + 1 -> where every row of i comes from               sampling.belady
+    2. plan     superbatches i and i + 1 -> where every row of i comes from, best read    sampling.belady
     3. pack     missed rows of a superbatch -> local disk, in batch order, where faster   sampling.packing
     4. read     groups of batches -> landed rows, one group ahead                         sampling.planned_table
     5. serve    -> mini-batches [W] with features [N_t, F_t]; slots filled                sampling.assemble
 
 While superbatch i is read and served, i + 1 is packed, i + 2 is planned and the two behind it are sampled. Channels
-between the stages are bounded, so memory is; batches come out in step order, and an error is raised at the batch that
-it stopped.
+between the stages are bounded, so memory is; batches come out in step order, and an error is raised behind the batches
+that were finished before it.
 """
 
 import time
@@ -147,7 +147,8 @@ class Stream:
                         rows = [table.cold_rows(self.rows_of(batch.nodes, number)) for batch in drawn]
                         union, places = union_rows(rows)
                         cold[number].append(traces.keep([union]))
-                        unions[number].append(shares.keep(places))
+                        if places:
+                            unions[number].append(shares.keep(places))
                 self.counters.sampled_nodes += sum(batch.nodes.shape[0] for batch in drawn)
                 self.counters.sampled_edges += sum(batch.num_edges for batch in drawn)
                 kept.append([batch.keep(shelf) for batch in drawn])

@@ -48,7 +48,7 @@ class Superbatch:
     traces: list[list[KeptArrays]]
     """per table [K]: rows behind its prefix that the batch needs, each once"""
     unions: list[list[KeptArrays]]
-    """per table [K]: of each rank the number among the batch's accesses of its rows; of nothing with one rank"""
+    """per table [K]: of each rank the number among the batch's accesses of its rows; none with one rank"""
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """`hopstream plan`: what a run will take, before any of it: from real batches, real reads and real steps on a copy.
 
 a few steps       -> seconds of the step and of every stage of the stream, side by side as in training
-a sampled trace   -> hits and disk bytes of this budget, of one with another GiB, and with one hop more
+a sampled trace   -> hits and disk bytes of this budget and of one with another GiB (`service.outlook`)
+deeper batches    -> nodes with one hop more
 """
 
 import os
@@ -13,45 +14,22 @@ from itertools import islice
 import numpy as np
 import torch
 
-from sampling.belady import Residency
-from sampling.memory_split import MemorySplit
-from sampling.open_stream import OpenStream
-from sampling.planned_table import Packing
-from sampling.read_cost import ReadCost, read_cost
 from service.coordinator import read_status
 from service.feeding import OwnLoader
 from service.group import Group
+from service.outlook import Outlook, outlooks_of
 from service.preparation import prepare
 from service.run_file import RunFile
 from service.run_folder import run_place
 from service.streaming import BatchSource, FromMemory, FromStream, fits_in_memory
 from service.tier_budget import memory_budget, planned_stream
 from service.training import build_optimizer, take_step
-from storage.disk_speed import DiskSpeed
 from storage.progress import Progress
 
 NUM_STEPS = 56
 """real steps: two small superbatches and a larger one, while what follows is sampled as in training"""
 NUM_WARM = 24
 """of them, those that are not timed"""
-MOST_TRACED = 64
-"""batches whose accesses are planned for the forecast"""
-GIB = 1 << 30
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """One budget on one trace."""
-
-    change: str
-    batches_per_superbatch: int
-    topology: str
-    memory: dict[str, int]
-    """bytes of each part"""
-    static_hit_rate: float
-    dynamic_hit_rate: float
-    disk_bytes_per_step: float
-    read_seconds_per_step: float
 
 
 @dataclass(frozen=True)
@@ -177,89 +155,3 @@ def measured(run: RunFile) -> float | None:
     if status is None or status.summary is None or status.summary.steps == 0:
         return None
     return (status.summary.seconds - status.summary.startup_seconds) / status.summary.steps
-
-
-def outlooks_of(found: OpenStream, *, packing: Packing, progress: Progress) -> list[Outlook]:
-    """The budget as it is, and with a GiB more."""
-    steps = min(MOST_TRACED, 2 * found.split.batches_per_superbatch)
-    progress.stage("plan ahead", total=2, unit="budgets")
-    trace = found.trace(steps)
-    outlooks = []
-    for change, more in (("as it is", 0), ("one GiB more", GIB)):
-        split = found.split if not more else found.split_of(found.split.memory_bytes + more)
-        outlooks.append(_outlook(change, split, found, trace, packing))
-        progress.advance(1)
-    return outlooks
-
-
-def _outlook(
-    change: str, split: MemorySplit, found: OpenStream, trace: list[list[np.ndarray]], packing: Packing
-) -> Outlook:
-    requests = static = dynamic = 0
-    disk_bytes, seconds = 0.0, 0.0
-    for table, memory, batches in zip(found.needs.tables, split.tables, trace, strict=True):
-        if table is None or memory is None:
-            continue
-        cold = [rows[rows >= memory.num_static].astype(np.int32) for rows in batches]
-        total = sum(rows.shape[0] for rows in batches)
-        requests += total
-        static += total - sum(rows.shape[0] for rows in cold)
-        residency = Residency(num_rows=table.num_rows, num_slots=memory.num_slots)
-        half = max(1, len(cold) // 2)
-        list(residency.plan(cold[:half], cold[half:]))  # fills the slots
-        plans = list(residency.plan(cold[half:]))
-        share = len(cold) / max(1, len(cold) - half)
-        dynamic += int(share * sum(plan.num_hits for plan in plans))
-        missed = [plan.miss_row for plan in plans]
-        cost, packed = _swept(missed, split.batches_per_superbatch, table.num_rows, table.row_bytes, found.speed)
-        direct = _direct(missed, table.num_rows, table.row_bytes, found.speed)
-        swept_seconds = cost.seconds(found.speed) + found.speed.round_trip_seconds(packed)
-        if packing == "never" or (packing == "auto" and direct.seconds(found.speed) <= swept_seconds):
-            cost, packed, swept_seconds = direct, 0.0, direct.seconds(found.speed)
-        disk_bytes += cost.num_bytes + 2 * packed
-        seconds += swept_seconds
-    return Outlook(
-        change=change,
-        batches_per_superbatch=split.batches_per_superbatch,
-        topology=split.topology,
-        memory=parts_of(split),
-        static_hit_rate=static / max(1, requests),
-        dynamic_hit_rate=dynamic / max(1, requests),
-        disk_bytes_per_step=disk_bytes,
-        read_seconds_per_step=seconds,
-    )
-
-
-def parts_of(split: MemorySplit) -> dict[str, int]:
-    """Bytes of the parts of a budget, by name."""
-    return {
-        "process and step": split.process_bytes,
-        "topology": split.topology_bytes,
-        "sampler": split.sampler_bytes,
-        "waiting batches": split.waiting_bytes,
-        "reads": split.read_bytes,
-        "plans": split.plan_bytes,
-        "feature rows": split.cache_bytes,
-    }
-
-
-def _direct(missed: list[np.ndarray], num_rows: int, row_bytes: int, speed: DiskSpeed) -> ReadCost:
-    """Reads a batch without packs."""
-    costs = [read_cost([rows], num_rows=num_rows, row_bytes=row_bytes, gap_bytes=speed.gap_bytes) for rows in missed]
-    total, known = sum(costs, start=ReadCost()), max(1, len(missed))
-    return ReadCost(total.num_bytes // known, total.num_reads // known)
-
-
-def _swept(
-    missed: list[np.ndarray], batches_per_superbatch: int, num_rows: int, row_bytes: int, speed: DiskSpeed
-) -> tuple[ReadCost, float]:
-    """Reads and packed bytes a batch, of superbatches of that many; pages of more batches than are known saturate."""
-    known = len(missed)
-    packed = sum(rows.shape[0] for rows in missed) * row_bytes / max(1, known)
-    one = read_cost(missed[: max(1, known // 2)], num_rows=num_rows, row_bytes=row_bytes, gap_bytes=speed.gap_bytes)
-    whole = read_cost(missed, num_rows=num_rows, row_bytes=row_bytes, gap_bytes=speed.gap_bytes)
-    factor = batches_per_superbatch / max(1, known)
-    growth = whole.num_bytes / max(1, one.num_bytes) - 1.0  # 1: twice the batches take twice the bytes; 0: no more
-    num_bytes = whole.num_bytes * factor ** max(0.0, min(1.0, growth)) / batches_per_superbatch
-    num_reads = whole.num_reads * factor ** max(0.0, min(1.0, growth)) / batches_per_superbatch
-    return ReadCost(int(num_bytes), int(num_reads)), packed

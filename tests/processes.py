@@ -48,11 +48,11 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_until(condition: Callable[[], bool], *, process: "subprocess.Popen[str]") -> None:
-    """Return when `condition` holds; fails when the process ends before, or never gets there."""
+def wait_until(condition: Callable[[], bool], *, process: "subprocess.Popen[str] | None" = None) -> None:
+    """Return when `condition` holds; fails when it never does, or when the process that should see to it has ended."""
     deadline = time.monotonic() + LIMIT_SECONDS
     while not condition():
-        assert process.poll() is None, f"ended before: {process.communicate()}"
+        assert process is None or process.poll() is None, f"ended before: {process.communicate()}"
         assert time.monotonic() < deadline
         time.sleep(0.005)
 

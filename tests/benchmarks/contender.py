@@ -27,6 +27,7 @@ from storage.graph import RelationCSC, Topology
 from storage.npy import HEADER_BYTES, parse_header
 from storage.schema import EdgeSegment, FileInfo, NodeSegment
 from storage.store import Store
+from tests.benchmarks.disk_io import disk_bytes
 
 CHECKED_BATCHES = 3
 NO_MEMORY = 137
@@ -158,11 +159,8 @@ def advise_random(mapped: NDArray[Any]) -> None:
 
 def read_bytes() -> int:
     """Bytes that this process and its children have had read from disks."""
-    total = 0
-    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
-        lines = Path(f"/proc/{process.pid}/io").read_text().splitlines()
-        total += next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
-    return total
+    tree = (psutil.Process(), *psutil.Process().children(recursive=True))
+    return sum(disk_bytes("read_bytes", pid=process.pid) for process in tree)
 
 
 def run(

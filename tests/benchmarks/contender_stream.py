@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,18 +20,13 @@ from sampling.seeds import SeedOrder
 from service.machine_memory import anonymous_bytes
 from storage.store import Store
 from tests.benchmarks.contender import BenchStore, Served, arguments, fanouts_of, run
+from tests.benchmarks.disk_io import disk_bytes
 
 GIB = 1 << 30
 SLACK_BYTES = 40 << 20
 """file pages of libraries, which count against the cap too"""
 HIDDEN_DIM = 256
 STEP_BYTES = 800 << 20
-
-
-def disk_bytes() -> int:
-    """Bytes that the kernel has read from disks and written to them for this process."""
-    lines = Path("/proc/self/io").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith(("read_bytes", "write_bytes")))
 
 
 def open_bench(options: argparse.Namespace, opened: ExitStack) -> OpenStream:
@@ -86,7 +80,7 @@ class Ledger:
 
     def __init__(self, found: OpenStream, warmup: int) -> None:
         self._found = found
-        self._began = disk_bytes()
+        self._began = disk_bytes("read_bytes", "write_bytes")
         self._warmup = warmup
         self.warm: dict[str, int] = {}
         self.last: dict[str, int] = {}
@@ -99,7 +93,7 @@ class Ledger:
         assert table is not None
         counters = table.counters
         now = {
-            "disk_bytes_read": disk_bytes() - self._began,
+            "disk_bytes_read": disk_bytes("read_bytes", "write_bytes") - self._began,
             "disk_bytes_planned": counters.planned_read_bytes
             + counters.planned_sweep_bytes
             + 2 * (counters.packed_bytes + stream.space.spilled_bytes),

@@ -27,6 +27,7 @@ from sampling.stream import Stream
 from storage.features import TierCounters
 from storage.store import Store
 from tests.benchmarks.capped import ROOT
+from tests.benchmarks.disk_io import disk_bytes
 
 FANOUTS = (10, 5)
 MEMORY_BYTES = 4 << 30
@@ -52,12 +53,6 @@ class RankSpec:
     address: str
     rank: int
     steps: int
-
-
-def disk_bytes() -> int:
-    """Bytes that the kernel has read from disks for this process."""
-    lines = Path("/proc/self/io").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
 
 
 def run_feeder(spec: FeederSpec) -> None:
@@ -86,7 +81,7 @@ def run_feeder(spec: FeederSpec) -> None:
             memory=memory,
         )
         stream = found.stream
-        streams.append((stream, disk_bytes(), table_bytes(stream)))
+        streams.append((stream, disk_bytes("read_bytes"), table_bytes(stream)))
         return stream
 
     feeder.run(open_one)
@@ -95,7 +90,7 @@ def run_feeder(spec: FeederSpec) -> None:
     assert table is not None
     say(
         {
-            "disk_bytes": disk_bytes() - disk_before,
+            "disk_bytes": disk_bytes("read_bytes") - disk_before,
             "table_bytes": table_bytes(stream) - table_before,
             "shared_bytes": feeder.memory.peak_bytes,
             **asdict(table.counters),

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from sampling.belady import Residency
 from sampling.neighbors import NeighborSampler
+from sampling.packing import packing_pays
 from sampling.read_cost import ReadCost, read_cost
 from storage.disk_speed import DiskSpeed, disk_speed
 from storage.jit import kernel
@@ -77,9 +78,8 @@ def price(misses: Sequence[NDArray[Any]], *, num_rows: int, row_bytes: int, spee
     sweep = read_cost(misses, **shape)
     direct = sum((read_cost([rows], **shape) for rows in misses), start=ReadCost())
     packed_bytes = sum(rows.shape[0] for rows in misses) * row_bytes
-    packed_seconds = sweep.seconds(speed) + speed.round_trip_seconds(packed_bytes)
-    is_direct = direct.seconds(speed) <= packed_seconds
-    num_bytes = direct.num_bytes if is_direct else sweep.num_bytes + 2 * packed_bytes
+    pays = packing_pays(direct, sweep, packed_bytes=packed_bytes, speed=speed)
+    num_bytes = sweep.num_bytes + 2 * packed_bytes if pays else direct.num_bytes
     return {"bytes": num_bytes / len(misses), "direct_bytes": direct.num_bytes / len(misses)}
 
 

@@ -39,6 +39,7 @@ from sampling.seeds import SeedOrder
 from storage.ingest import IngestSettings, ingest
 from storage.jit import kernel
 from storage.store import Store
+from tests.benchmarks.disk_io import disk_bytes
 from tests.benchmarks.ingest_graph import FEATURE_DIM, write_edge_table, write_node_table
 from tests.benchmarks.record import arguments, report, say
 
@@ -140,15 +141,6 @@ def rounds_per_second() -> float:
     return best
 
 
-def disk_bytes() -> int:
-    """Bytes that the kernel has read from disks and written to them for this process."""
-    try:
-        lines = Path("/proc/self/io").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) for line in lines if line.startswith(("read_bytes", "write_bytes")))
-
-
 def written_store(folder: Path, scale: Scale) -> Store:
     """The store, written once."""
     store = folder / "store"
@@ -198,7 +190,7 @@ class Bench:
         disk = []
         for number, _ in enumerate(stream.batches(first_step=self._next_step, last_step=self._next_step + last)):
             if number in (begin, end):
-                disk.append(disk_bytes())
+                disk.append(disk_bytes("read_bytes", "write_bytes"))
             if number < end:
                 stalled += max(0.0, time.perf_counter() - ended[-1]) if number >= begin else 0.0
                 ended.append(compute.step())

@@ -1,9 +1,8 @@
 """Faults under the stream: a disk that fills, files that change, samples that wait by the thousand."""
 
 import os
-import resource
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +24,7 @@ from tests.data import small_store
 from tests.laws.test_order import assert_same
 from tests.laws.test_stream import LAST, Planned, plain, tables
 from tests.sampling.graphs import two_type_graph
-from tests.storage.damage import flipped_byte, shortened
-
-
-@contextmanager
-def files_no_longer_than(num_bytes: int) -> Iterator[None]:
-    """The system refuses longer files, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from tests.storage.damage import files_no_longer_than, flipped_byte, shortened
 
 
 def test_without_room_for_packs_rows_are_read_directly_and_batches_are_the_same(tmp_path: Path) -> None:

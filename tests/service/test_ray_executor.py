@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from storage.errors import BadInput
 from storage.ingest import IngestResources, IngestSettings, ingest
 from storage.stages.budget import LEAST_WORKER_BYTES, PROCESS_BYTES, Budget
 from storage.stages.executor import MachineShare
-from tests.processes import hopstream
+from tests.processes import hopstream, wait_until
 from tests.service.ray_tasks import (
     DeadlyExecutor,
     always_die,
@@ -31,8 +30,6 @@ from tests.storage.test_ingest import all_bytes, shop, write_tables
 
 MEMORY = 2 << 30
 HERE = MachineShare(num_workers=2)
-SECONDS = 60
-"""after which something that has to happen never will"""
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +99,7 @@ def test_what_a_task_raises_arrives_as_it_was_and_no_task_runs_any_more(tmp_path
         "table, row 3", "three", "numbers are others", "count again",
     )  # fmt: skip
     (begun,) = [int(path.name.removeprefix("pid-")) for path in tmp_path.glob("pid-*")]
-    deadline = time.monotonic() + SECONDS
-    while not has_ended(begun):  # it was killed; the system may still be at it
-        assert time.monotonic() < deadline
-        os.sched_yield()
+    wait_until(lambda: has_ended(begun))  # it was killed; the system may still be at it
     with pytest.raises(OSError, match="No space left") as full:
         list(RayExecutor(2, machine=HERE).map(fail_with_full_disk, [1, 2]))
     assert (full.value.errno, full.value.filename) == (28, "/some/file")

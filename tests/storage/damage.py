@@ -1,5 +1,6 @@
-"""Ways a disk can harm a file, written with plain file calls."""
+"""Ways a disk can harm a file, written with plain file calls; and one that takes no more."""
 
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,3 +42,14 @@ def missing(path: Path) -> Iterator[None]:
         yield
     finally:
         path.write_bytes(whole)
+
+
+@contextmanager
+def files_no_longer_than(num_bytes: int) -> Iterator[None]:
+    """The system refuses longer files to this process while the block runs, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

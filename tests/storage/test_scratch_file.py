@@ -1,7 +1,6 @@
 """Scratch files: pieces come back as they were written, or it is said what was not."""
 
 import os
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from storage.errors import BadInput
 from storage.pages import PAGE_BYTES, as_words
 from storage.scratch_file import ScratchFile, ScratchFull, new_staging
+from tests.storage.damage import files_no_longer_than
 
 
 def filled(num_pages: int) -> np.ndarray:
@@ -41,15 +41,13 @@ def test_a_disk_that_fills_in_the_middle_of_a_piece_is_said_to_be_full(
 ) -> None:
     monkeypatch.setattr("storage.scratch_file._allocate", lambda *_: None)  # as where space cannot be reserved
     data = filled(6)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with ScratchFile(str(tmp_path), num_pages=6) as file:
         file.write(data[:PAGE_BYTES], first_page=0)  # compiled kernels are files, too
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3 * PAGE_BYTES, hard))
-        try:
-            with pytest.raises(ScratchFull, match=r"no room .* tiers\.scratch_folder"):
-                file.write_pieces(data, np.array([0, 1, 6]), np.array([0, 1]))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        with (
+            files_no_longer_than(3 * PAGE_BYTES),
+            pytest.raises(ScratchFull, match=r"no room .* tiers\.scratch_folder"),
+        ):
+            file.write_pieces(data, np.array([0, 1, 6]), np.array([0, 1]))
         assert np.array_equal(read(file, first_page=0, num_pages=1), data[:PAGE_BYTES])
 
 
