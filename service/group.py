@@ -63,6 +63,26 @@ class Group:
             dist.all_gather(parts, padded, group=self.handle)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
+    def gather(self, rows: Tensor) -> tuple[Tensor, int]:
+        """All ranks' rows [n_r, D], one after another in rank order, and the place of this rank's first; n_r may be 0.
+
+        Its gradient is the sum of all ranks' gradients of this rank's rows, as that of `sum`: every rank has to reach
+        the backward pass. Source: the gathering layer of SimCLR's and VICReg's public code, with uneven ranks.
+        """
+        if self.world_size == 1:
+            return rows, 0
+        length = torch.zeros(self.world_size, dtype=torch.int64, device=rows.device)
+        length[self.rank] = rows.shape[0]
+        dist.all_reduce(length, group=self.handle)
+        counts = length.tolist()
+        first = sum(counts[: self.rank])
+        # rows of zeros elsewhere: a sum puts every rank's rows in place, and its gradient is the one wanted
+        above, below = (
+            rows.new_zeros((first, *rows.shape[1:])),
+            rows.new_zeros((sum(counts) - first - rows.shape[0], *rows.shape[1:])),
+        )
+        return self.sum(torch.cat([above, rows, below])), first
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.world_size > 1:

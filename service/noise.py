@@ -25,6 +25,12 @@ class Site(IntEnum):
     MASK = 4
     REPLACE = 5
     PARTNER = 6
+    VIEW_EDGE = 7
+    VIEW_COLUMN = 8
+    SHUFFLE = 9
+    NEGATIVE = 10
+    PAIR = 11
+    LATENT = 12
 
 
 @dataclass(frozen=True)

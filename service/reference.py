@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
-from service.run_file import RunFile, section_models
+from service.run_file import RunFile, kind_of, section_models
 
 
 def reference() -> str:
@@ -25,8 +25,10 @@ def reference() -> str:
     ]
     for name, field in RunFile.model_fields.items():
         harmless = is_harmless(field)
-        for model in section_models(field):
-            lines += ["", f"## {name}", "", "| key | default | what it is |", "| --- | --- | --- |"]
+        models = list(section_models(field))
+        for model in models:
+            title = f"{name}, with name: {kind_of(model)}" if len(models) > 1 else name
+            lines += ["", f"## {title}", "", "| key | default | what it is |", "| --- | --- | --- |"]
             lines += list(rows(model, name, harmless=harmless))
     return "\n".join(lines) + "\n"
 
@@ -34,6 +36,11 @@ def reference() -> str:
 def rows(model: type[BaseModel], section: str, *, harmless: bool) -> Iterator[str]:
     """A table row for every field of a section."""
     for name, field in model.model_fields.items():
+        below = list(section_models(field))
+        for inner in below:
+            yield from rows(inner, f"{section}.{name}", harmless=harmless or is_harmless(field))
+        if below:
+            continue
         mark = " *" if harmless or is_harmless(field) else ""
         default = "required" if field.is_required() else f"`{json.dumps(plain(field.default))}`"
         description = sentence(field.description or "")

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -208,7 +208,7 @@ def parse_run(document: dict[str, Any], *, place: str, overridden: Sequence[str]
     except ValidationError as error:
         problems = error.errors()
         first = problems[0]
-        parts = [str(part) for part in first["loc"]]
+        parts = without_tags([str(part) for part in first["loc"]])
         key = ".".join(parts) or "the file"
         value = "" if first["type"] == "missing" else f"={json.dumps(first['input'], default=str)}"
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -222,16 +222,32 @@ def parse_run(document: dict[str, Any], *, place: str, overridden: Sequence[str]
 
 def remedy_for(parts: Sequence[str]) -> str:
     """What the key at `parts` takes, as far as the models tell: its section's fields, or its own description."""
-    model: type[BaseModel] = RunFile
+    models: list[type[BaseModel]] = [RunFile]
     for depth, part in enumerate(parts):
-        field = model.model_fields[part]
-        below = next(section_models(field), None)
-        if below is None:
+        field = next(model.model_fields[part] for model in models if part in model.model_fields)
+        below = list(section_models(field))
+        if not below:
             default = "" if field.is_required() else f" (default {json.dumps(field.default, default=str)})"
             key = ".".join(parts[: depth + 1])
             return f"{key}{default}: {(field.description or '').rstrip('.')}; {REFERENCE} has every key"
-        model = below
-    return f"section {'.'.join(parts)} holds {', '.join(model.model_fields)}; {REFERENCE} has every key"
+        models = below
+    keys = dict.fromkeys(name for model in models for name in model.model_fields)
+    return f"section {'.'.join(parts)} holds {', '.join(keys)}; {REFERENCE} has every key"
+
+
+def without_tags(parts: Sequence[str]) -> list[str]:
+    """The keys of pydantic's place of an error: it puts a section's kind, such as bgrl, behind the section's key."""
+    kept: list[str] = []
+    models: list[type[BaseModel]] = [RunFile]
+    for part in parts:
+        field = next((model.model_fields[part] for model in models if part in model.model_fields), None)
+        if field is not None:
+            models = list(section_models(field))
+        elif part in (kind_of(model) for model in models):
+            models = [model for model in models if kind_of(model) == part]
+            continue
+        kept.append(part)
+    return kept
 
 
 def with_absolute_paths(run: RunFile) -> RunFile:
@@ -268,14 +284,24 @@ def unknown_keys(document: dict[Any, Any], model: type[BaseModel], prefix: str =
         if field is None:
             yield f"{prefix}{name}"
         elif isinstance(value, dict):
-            for below in section_models(field):
+            kinds = list(section_models(field))
+            chosen = [below for below in kinds if kind_of(below) == value.get("name")] if len(kinds) > 1 else kinds
+            for below in chosen:
                 yield from unknown_keys(value, below, f"{prefix}{name}.")
 
 
 def section_models(field: FieldInfo) -> Iterator[type[BaseModel]]:
-    """The model of a section; none for a field that holds a value."""
-    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-        yield field.annotation
+    """The model of a section, or of each of its kinds, told apart by `name`; none for a field that holds a value."""
+    for annotation in (field.annotation, *get_args(field.annotation)):
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield annotation
+
+
+def kind_of(model: type[BaseModel]) -> str | None:
+    """The `name` by which a section's model is chosen, where that has one choice only."""
+    field = model.model_fields.get("name")
+    choices = () if field is None else get_args(field.annotation)
+    return str(choices[0]) if len(choices) == 1 else None
 
 
 def harmful_differences(old: RunFile, new: RunFile) -> list[str]:

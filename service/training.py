@@ -108,6 +108,7 @@ def train(
             step_began = time.monotonic()
             startup = step_began - began if startup is None else startup
             loss, norm = take_step(run, batch, forward=forward, model=model, optimizer=optimizer, group=group)
+            model.objective.after_step(model.encoder, done=done, total_steps=total_steps)
             if group.rank == 0:
                 coordinator.report(
                     StepReport(
@@ -199,9 +200,8 @@ def take_step(
 def build_optimizer(run: RunFile, model: nn.Module) -> torch.optim.Optimizer:
     """The optimiser of the run file; its learning rate is set before every step."""
     kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[run.training.optimizer](
-        model.parameters(), lr=run.training.learning_rate, weight_decay=run.training.weight_decay
-    )
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return kinds[run.training.optimizer](trained, lr=run.training.learning_rate, weight_decay=run.training.weight_decay)
 
 
 def restore(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:

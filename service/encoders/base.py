@@ -43,6 +43,11 @@ class EncoderConfig(BaseModel):
     edge_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="share of sampled edges dropped in training")
     kernels: Kernels = Field("auto", description="message passing: auto (DGL where it runs, else torch), dgl, or torch")
 
+    @property
+    def out_dim(self) -> int:
+        """Columns of what the encoder puts out."""
+        return self.hidden_dim
+
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
         if self.name == "gat" and self.hidden_dim % self.num_heads:

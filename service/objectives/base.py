@@ -17,7 +17,9 @@ class LossSum:
     """One rank's part of the loss of one global batch.
 
     The loss is the sum of all ranks' `loss_sum` over the sum of all ranks' `count`. DDP averages gradients over
-    ranks, so a rank's backward pass starts from `loss_sum * world_size / (count of all ranks)`.
+    ranks, so a rank's backward pass starts from `loss_sum * world_size / (count of all ranks)`. Of a loss that is no
+    sum over seeds, such as one of statistics that every rank knows, each rank gives the whole loss times (count of
+    all ranks) / world_size.
     """
 
     loss_sum: Tensor
@@ -45,4 +47,10 @@ class Objective(nn.Module, ABC):
 
         Every rank of `group` must call it, in the same order; one without seeds joins with count 0. `noise` None
         means evaluation: no dropout, and what the task itself has to choose is chosen by fixed keys.
+        """
+
+    def after_step(self, encoder: Encoder, *, done: int, total_steps: int) -> None:
+        """Follow the weights that `done` of `total_steps` steps have made; every rank calls it, after each step.
+
+        What it changes is in the objective's state, hence in checkpoints. By default nothing.
         """

@@ -1,12 +1,17 @@
 """The objectives there are, by name."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from service.encoders.base import EncoderConfig
 from service.objectives.base import Objective
+from service.objectives.bgrl import Bgrl, BgrlConfig
 from service.objectives.graphmae import GraphMae, GraphMaeConfig
 from service.schema import GraphSchema
 
-ObjectiveConfig = GraphMaeConfig
-"""the `objective` section of a run file: a union told apart by `name` once there are several"""
+ObjectiveConfig = Annotated[GraphMaeConfig | BgrlConfig, Field(discriminator="name")]
+"""the `objective` section of a run file, told apart by `name`"""
 
 
 def make_objective(config: ObjectiveConfig, *, schema: GraphSchema, encoder_config: EncoderConfig) -> Objective:
@@ -15,4 +20,8 @@ def make_objective(config: ObjectiveConfig, *, schema: GraphSchema, encoder_conf
     Raises:
         BadInput: the graph lacks what the objective needs.
     """
-    return GraphMae(config, schema=schema, encoder_config=encoder_config)
+    match config:
+        case GraphMaeConfig():
+            return GraphMae(config, schema=schema, encoder_config=encoder_config)
+        case BgrlConfig():
+            return Bgrl(config, schema=schema, encoder_config=encoder_config)

@@ -18,8 +18,9 @@ from service.group import Group
 from service.model import Model
 from service.noise import Noise
 from service.norm import NormName
-from service.objectives import make_objective
+from service.objectives import ObjectiveConfig, make_objective
 from service.objectives.graphmae import GraphMaeConfig
+from tests.laws.objective_cases import OBJECTIVES
 from tests.service.batches import SmallGraph, heterogeneous, homogeneous, make_batch
 
 ENCODERS: tuple[ConvolutionName, ...] = ("sage", "gcn", "gat", "gin")
@@ -31,7 +32,7 @@ GRAPHS = {
 GraphName = Literal["homogeneous", "heterogeneous", "weighted"]
 
 
-def build(graph: SmallGraph, encoder: ConvolutionName, norm: NormName) -> Model:
+def build(graph: SmallGraph, encoder: ConvolutionName, norm: NormName, objective: ObjectiveConfig) -> Model:
     config = EncoderConfig(
         name=encoder,
         num_layers=2,
@@ -43,7 +44,6 @@ def build(graph: SmallGraph, encoder: ConvolutionName, norm: NormName) -> Model:
         attention_dropout=0.3,
         edge_dropout=0.2,
     )
-    objective = GraphMaeConfig(mask_rate=0.6, replace_rate=0.0, decoder=encoder)
     torch.manual_seed(0)
     return Model(
         make_encoder(config, schema=graph.schema),
@@ -58,16 +58,23 @@ def loss_and_gradient(
     *,
     encoder: ConvolutionName,
     norm: NormName,
+    objective: str = "graphmae",
 ) -> tuple[float, float, Tensor]:
     """Sums over `batches` of seeds: loss, count, and all gradients in one row."""
-    model = build(graph, encoder, norm)
+    config: ObjectiveConfig = GraphMaeConfig(mask_rate=0.6, replace_rate=0.0, decoder=encoder)
+    num_hops = 3
+    if objective in OBJECTIVES:
+        config, num_hops = OBJECTIVES[objective].config, OBJECTIVES[objective].num_hops
+    model = build(graph, encoder, norm, config)
     loss, count = 0.0, 0.0
     for seeds in batches:
-        out = model(make_batch(graph, seeds, num_hops=3), Noise(3))
+        out = model(make_batch(graph, seeds, num_hops=num_hops), Noise(3))
         out.loss_sum.backward()
         loss, count = loss + out.loss_sum.item(), count + out.count.item()
     gradients = []
     for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
         assert parameter.grad is not None
         gradients.append(parameter.grad.reshape(-1))
     return loss, count, torch.cat(gradients)
@@ -104,3 +111,33 @@ def test_with_batch_norm_all_nodes_as_seeds_in_any_order_are_the_full_batch(
     assert count == full_count > 0
     assert loss == pytest.approx(full_loss, rel=1e-12)
     assert (gradient - full_gradient).norm() <= 1e-10 * full_gradient.norm()
+
+
+@pytest.mark.parametrize("objective", [name for name, case in OBJECTIVES.items() if case.is_sum])
+@pytest.mark.parametrize("graph_name", ["homogeneous", "heterogeneous"])
+def test_every_loss_that_is_a_sum_over_seeds_adds_up_to_the_full_batch(objective: str, graph_name: GraphName) -> None:
+    graph = GRAPHS[graph_name]
+    seeds = graph.all_seeds()
+    order = torch.randperm(len(seeds), generator=torch.Generator().manual_seed(5)).tolist()
+    batches = [[seeds[number] for number in order[first : first + 13]] for first in range(0, len(seeds), 13)]
+    found = loss_and_gradient(graph, batches, encoder="gcn", norm="layer", objective=objective)
+    full = loss_and_gradient(graph, [seeds], encoder="gcn", norm="layer", objective=objective)
+    assert found[1] == full[1] > 0
+    assert found[0] == pytest.approx(full[0], rel=1e-12)
+    assert (found[2] - full[2]).norm() <= 1e-11 * full[2].norm()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("graph_name", ["homogeneous", "heterogeneous"])
+def test_every_objective_with_all_nodes_as_seeds_in_any_order_is_the_full_batch(
+    objective: str, graph_name: GraphName
+) -> None:
+    graph = GRAPHS[graph_name]
+    seeds = graph.all_seeds()
+    order = torch.randperm(len(seeds), generator=torch.Generator().manual_seed(5)).tolist()
+    shuffled = [seeds[number] for number in order]
+    found = loss_and_gradient(graph, [shuffled], encoder="gcn", norm="batch", objective=objective)
+    full = loss_and_gradient(graph, [seeds], encoder="gcn", norm="batch", objective=objective)
+    assert found[1] == full[1] > 0
+    assert found[0] == pytest.approx(full[0], rel=1e-12)
+    assert (found[2] - full[2]).norm() <= 1e-10 * full[2].norm()

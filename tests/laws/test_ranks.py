@@ -25,9 +25,10 @@ from service.group import Group
 from service.model import Model
 from service.noise import Noise
 from service.norm import NormName
-from service.objectives import LossSum, make_objective
+from service.objectives import LossSum, ObjectiveConfig, make_objective
 from service.objectives.graphmae import GraphMaeConfig
 from tests.data import ROOT
+from tests.laws.objective_cases import OBJECTIVES
 from tests.processes import environment
 from tests.service.batches import heterogeneous, homogeneous, make_batch
 
@@ -46,6 +47,12 @@ class Case:
     graph: Literal["homogeneous", "heterogeneous"] = "homogeneous"
     dtype: torch.dtype = torch.float64
     most_are_empty: bool = False
+    objective: str = "graphmae"
+    """or one of `OBJECTIVES`"""
+
+    @property
+    def num_hops(self) -> int:
+        return OBJECTIVES[self.objective].num_hops if self.objective in OBJECTIVES else 3
 
     @property
     def tolerance(self) -> float:
@@ -61,6 +68,11 @@ def cases() -> Iterator[Case]:
     yield Case("sage, layer norm, several types", "sage", "layer", "heterogeneous")
     yield Case("gcn, batch norm, one rank has all seeds", "gcn", "batch", most_are_empty=True)
     yield Case("gat, several types, one rank has all seeds", "gat", "batch", "heterogeneous", most_are_empty=True)
+    for objective in OBJECTIVES:
+        yield Case(objective, "gcn", "batch", objective=objective)
+        yield Case(f"{objective}, several types", "sage", "layer", "heterogeneous", objective=objective)
+        yield Case(f"{objective}, float32", "gcn", "batch", dtype=torch.float32, objective=objective)
+        yield Case(f"{objective}, one rank has all seeds", "gcn", "batch", most_are_empty=True, objective=objective)
 
 
 def build(case: Case, *, group: Group) -> Model:
@@ -77,7 +89,9 @@ def build(case: Case, *, group: Group) -> Model:
         edge_dropout=0.2,
         kernels="torch",  # the processes start sooner without dgl
     )
-    objective = GraphMaeConfig(mask_rate=0.6, replace_rate=0.4, decoder=case.encoder)
+    objective: ObjectiveConfig = GraphMaeConfig(mask_rate=0.6, replace_rate=0.4, decoder=case.encoder)
+    if case.objective in OBJECTIVES:
+        objective = OBJECTIVES[case.objective].config
     torch.manual_seed(0)
     encoder = make_encoder(config, schema=graph.schema)
     return Model(encoder, make_objective(objective, schema=graph.schema, encoder_config=config), group=group).to(
@@ -94,7 +108,7 @@ def slice_of(case: Case, *, rank: int, world_size: int) -> MiniBatch:
     return make_batch(
         graph,
         seeds[first : first + counts[rank]],
-        num_hops=3,
+        num_hops=case.num_hops,
         fanout=2,
         num_seeds_global=NUM_SEEDS,
         dtype=case.dtype,
@@ -110,10 +124,14 @@ def run_case(case: Case, *, group: Group, process_group: dist.ProcessGroup | Non
     out: LossSum = forward(slice_of(case, rank=group.rank, world_size=group.world_size), Noise(11))
     sums = group.sum(torch.stack([out.loss_sum.detach().double(), out.count]))
     (out.loss_sum * (group.world_size / sums[1].item())).backward()
+    model.objective.after_step(model.encoder, done=1, total_steps=4)
     result = {"loss": sums[0], "count": sums[1]}
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        result[f"gradient {name}"] = parameter.grad
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            result[f"gradient {name}"] = parameter.grad
+        else:
+            result[f"buffer {name}"] = parameter
     for name, buffer in model.named_buffers():
         result[f"buffer {name}"] = buffer
     return result
@@ -170,6 +188,13 @@ def check_group(group: Group) -> None:
         expected = [[rank, rank] for rank in range(group.world_size) for _ in range(rank % 3)]
         assert gathered.tolist() == expected
     assert group.gather_rows(torch.empty(0, 4)).shape == (0, 4)
+    mine = torch.full((group.rank % 3, 2), float(group.rank), dtype=torch.float64, requires_grad=True)
+    rows, first = group.gather(mine)
+    assert rows.tolist() == [[rank, rank] for rank in range(group.world_size) for _ in range(rank % 3)]
+    assert rows[first : first + mine.shape[0]].tolist() == mine.tolist()
+    (rows.sum() * (group.rank + 1)).backward()
+    assert mine.grad is not None
+    assert mine.grad.tolist() == [[sum(range(1, group.world_size + 1))] * 2] * (group.rank % 3)
     group.barrier()
 
 
