@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sampling.keys import subkey
 from sampling.masks import LANE_RANGE, integers, keep, kept_of_range, uniform
+from sampling.normal_rows import normals
 
 
 class Site(IntEnum):
@@ -79,6 +80,12 @@ class Noise:
     ) -> Tensor:
         """int64 [N] in [0, num_choices): one choice for each row; num_choices >= 1."""
         return integers(keys, salt=self.salt(view=view, layer=layer, site=site), bound=num_choices)
+
+    def normals(
+        self, keys: Tensor, num_columns: int, *, view: int = 0, layer: int = 0, site: Site = Site.LATENT
+    ) -> Tensor:
+        """float64 [N, num_columns]: standard normal numbers."""
+        return normals(keys, salt=self.salt(view=view, layer=layer, site=site), num_columns=num_columns)
 
 
 class _KeepScaled(torch.autograd.Function):

@@ -32,6 +32,8 @@ class RelationSchema:
     """index of the source type"""
     target_type: int
     """index of the target type"""
+    reverse_of: int | None = None
+    """index of the relation whose edges this one holds turned round, its own where it is symmetric; None for none"""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class GraphSchema:
     @classmethod
     def from_store(cls, store: Store) -> "GraphSchema":
         """The schema of `store`'s open generation."""
+        number = {info.relation: index for index, info in enumerate(store.relations)}
         return cls(
             node_types=tuple(
                 NodeTypeSchema(
@@ -59,6 +62,7 @@ class GraphSchema:
                     name=str(info.relation),
                     source_type=store.type_index(info.relation.source),
                     target_type=store.type_index(info.relation.target),
+                    reverse_of=None if info.reverse_of is None else number[info.reverse_of],
                 )
                 for info in store.relations
             ),

@@ -138,12 +138,12 @@ def drop_edges(hop: Hop, *, rate: float, salt: int) -> Hop:
     """
     if rate == 0.0:
         return hop
-    starts = hop.indptr[:, 0].long()
-    ends = hop.indptr[:, -1].long()
-    relation = torch.repeat_interleave(
-        torch.arange(len(starts), device=starts.device), ends - starts, output_size=hop.source.shape[0]
-    )
-    kept = keep(edge_keys(relation, hop.position), salt=salt, num_columns=1, rate=rate).squeeze(1)
+    kept = keep(edge_keys(edge_relations(hop), hop.position), salt=salt, num_columns=1, rate=rate).squeeze(1)
+    return keep_edges(hop, kept)
+
+
+def keep_edges(hop: Hop, kept: Tensor) -> Hop:
+    """`hop` with the edges that bool [E] `kept` names alone; rows and nodes stay."""
     before = _starts(kept.long())
     return replace(
         hop,
@@ -152,6 +152,13 @@ def drop_edges(hop: Hop, *, rate: float, salt: int) -> Hop:
         position=hop.position[kept],
         weight=None if hop.weight is None else hop.weight[kept],
     )
+
+
+def edge_relations(hop: Hop) -> Tensor:
+    """int64 [E]: number of each edge's relation."""
+    starts, ends = hop.indptr[:, 0].long(), hop.indptr[:, -1].long()
+    relation = torch.arange(len(starts), device=starts.device)
+    return torch.repeat_interleave(relation, ends - starts, output_size=hop.source.shape[0])
 
 
 def _starts(count: Tensor) -> Tensor:
