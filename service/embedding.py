@@ -7,6 +7,7 @@ The store may be another than the one trained on, as long as its node types and 
 """
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -94,22 +95,38 @@ class EncoderStack:
 
     @property
     def num_layers(self) -> int:
-        """Layers of the encoder."""
+        """Layers of the encoder that read neighbours."""
         return self._encoder.num_layers
 
     @property
     def has_input_pass(self) -> bool:
         """Where inputs are projected; a plain copy of raw features is cheaper to repeat than to store."""
-        return not isinstance(self._encoder.projections[0], torch.nn.Identity)
+        return self.num_layers == 0 or not isinstance(self._encoder.projections[0], torch.nn.Identity)
+
+    @property
+    def joins_layers(self) -> bool:
+        """Where the encoder's output is of all its layers."""
+        return self.num_layers > 1 and self._encoder.config.jumping != "none"
 
     def input(self, batch: MiniBatch) -> Tensor:
-        """[N, D_0]."""
-        return self._encoder.input(batch.features, batch.node_type, batch.in_degree, batch.out_degree)
+        """[N, D_0]; of an encoder without neighbours its output."""
+        h_ND = self._encoder.input(batch.features, batch.node_type, batch.in_degree, batch.out_degree)
+        if self.num_layers == 0:
+            out: Tensor = self._encoder(h_ND, (), Nodes.of(batch))
+            return out
+        return h_ND
 
     def layer(self, number: int, batch: MiniBatch, h_ND: Tensor) -> Tensor:
         """[S, D'] of the batch's seeds."""
         nodes = Nodes.of(batch, kernels=self._encoder.config.kernels)
-        return self._encoder.layer(number, h_ND.to(self._encoder.dtype), batch.hops[0], nodes)
+        out = self._encoder.layer(number, h_ND.to(self._encoder.dtype), batch.hops[0], nodes)
+        if number == self.num_layers - 1 and not self.joins_layers:
+            return self._encoder.finish([out])
+        return out
+
+    def join(self, states: Sequence[Tensor]) -> Tensor:
+        """[S, D'] of the encoder's output."""
+        return self._encoder.finish(states)
 
 
 def embed(
@@ -130,8 +147,8 @@ def embed(
     Args:
         encoder: trained; moved to `device` and put into evaluation mode.
         out: folder or fsspec URL. An earlier result in it stays whole until this one is complete.
-        work: folder for hidden states, (4 x widest layer) bytes a node twice over; emptied afterwards. One
-            process uses it at a time.
+        work: folder for hidden states, (4 x widest layer) bytes a node twice over, with jumping once a layer; emptied
+            afterwards. One process uses it at a time.
         cache_bytes: host memory for the hottest rows of features or hidden states.
         rows_per_chunk, max_edges_per_chunk: see `EmbeddingConfig`.
 
@@ -142,7 +159,7 @@ def embed(
     check_schema(encoder.schema, store)
     began = time.monotonic()
     place = Place(out)
-    dim = encoder.layer_dims[-1]
+    dim = encoder.config.out_dim
     with Lease(work) as lease, claimed(place):
         with ExitStack() as opened:
             writers = [

@@ -18,7 +18,8 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import chain
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class LayerStack(Protocol):
 
     @property
     def num_layers(self) -> int:
-        """At least 1."""
+        """Layers that read neighbours; with 0 the input pass is all there is."""
 
     @property
     def has_input_pass(self) -> bool:
@@ -61,6 +62,18 @@ class LayerStack(Protocol):
 
     def layer(self, number: int, batch: MiniBatch, h_ND: Tensor) -> Tensor:
         """[S, D']: layer `number` for the batch's S seeds, over `batch.hops[0]`."""
+
+
+@runtime_checkable
+class JoiningStack(LayerStack, Protocol):
+    """Layers whose last result is joined with those of the layers below (jumping knowledge)."""
+
+    @property
+    def joins_layers(self) -> bool:
+        """Whether it does: the rows of all layers are then kept until the last is done."""
+
+    def join(self, states: Sequence[Tensor]) -> Tensor:
+        """[S, D'] from the rows of the same S nodes in every layer, first to last."""
 
 
 Sink = Callable[[Chunk, NDArray[np.float32]], None]
@@ -104,8 +117,8 @@ def run_layers(
     Args:
         features: one table per node type, None where the type has none; the caller closes them.
         values: makes numbers of the features of a batch (`service.feature_values`).
-        work: folder for the hidden states between layers, one float32 row a node; removed afterwards, also
-            when something goes wrong.
+        work: folder for the hidden states between layers, one float32 row a node, and a layer where layers are
+            joined; removed afterwards, also when something goes wrong.
         cache_bytes: memory for the hottest rows of the layer below.
         name: what the progress bar calls this work.
         rows: ascending dense ids per type of the nodes wanted from the last layer; None for all.
@@ -117,7 +130,9 @@ def run_layers(
     spills = work.child(SPILL_FOLDER)
     reports = []
     tables = list(features)
-    below = ExitStack()  # the readers of the layer below
+    below = ExitStack()  # the readers of the layer below, or of all layers below
+    kept: list[Sequence[StoredFeatures | None]] = []
+    joins = isinstance(stack, JoiningStack) and stack.joins_layers
     try:
         for number in range(INPUT if stack.has_input_pass else 0, stack.num_layers):
             is_last = number == stack.num_layers - 1
@@ -125,7 +140,8 @@ def run_layers(
             total = int(topology.type_offsets[-1]) if wanted is None else sum(len(ids) for ids in wanted)
             label = "input" if number == INPUT else f"layer {number + 1} of {stack.num_layers}"
             progress.stage(f"{name}, {label}", total=total, unit="nodes")
-            before = read_so_far(tables)
+            read = [*tables, *chain.from_iterable(kept[:-1])]  # the last kept are `tables`
+            before = read_so_far(read)
             with Spill(spills, topology, layer=number) as spill:
                 report = run_layer(
                     stack,
@@ -141,8 +157,9 @@ def run_layers(
                     device=device,
                     progress=progress,
                     sink=sink if is_last else spill.write,
+                    below=kept if is_last else (),
                 )
-            after = read_so_far(tables)
+            after = read_so_far(read)
             report.disk = TierCounters(
                 requests=after.requests - before.requests,
                 hits=after.hits - before.hits,
@@ -150,10 +167,13 @@ def run_layers(
                 seconds=after.seconds - before.seconds,
             )
             reports.append(report)
-            below.close()
-            spills.remove(layer_folder(number - 1))
+            if not kept:
+                below.close()
+                spills.remove(layer_folder(number - 1))
             if not is_last:
                 tables = spill.open(below)
+                if joins and number != INPUT:
+                    kept.append(tables)
     finally:
         below.close()
         work.remove(SPILL_FOLDER)
@@ -171,8 +191,12 @@ def run_layer(
     device: torch.device,
     progress: Progress,
     sink: Sink,
+    below: Sequence[Sequence[StoredFeatures | None]] = (),
 ) -> LayerReport:
-    """Compute one layer, chunk by chunk; `tiers` hold features for the first pass, else the layer below."""
+    """Compute one layer, chunk by chunk; `tiers` hold features for the first pass, else the layer below.
+
+    The result is joined with the same nodes' rows of the layers `below`, where these are given.
+    """
     report = LayerReport(layer=number)
     reads_raw = number == INPUT or (number == 0 and not stack.has_input_pass)
     sampler = NeighborSampler(topology, fanouts=() if number == INPUT else (ALL_NEIGHBORS,), seed=0)
@@ -182,6 +206,9 @@ def run_layer(
         for chunk, batch in batches:
             h_ND = stack.input(values(batch)) if reads_raw else join_types(batch)
             out = h_ND if number == INPUT else stack.layer(number, batch, h_ND)
+            if below:
+                assert isinstance(stack, JoiningStack)
+                out = stack.join([*(rows_of(tables, chunk).to(out) for tables in below), out])
             sink(chunk, out.float().cpu().numpy())
             report.rows += chunk.ids.shape[0]
             report.edges += sum(hop.source.shape[0] for hop in batch.hops)
@@ -253,6 +280,15 @@ def join_types(batch: MiniBatch) -> Tensor:
     for kind, table in present:
         joined[batch.node_type == kind] = table
     return joined
+
+
+def rows_of(tables: Sequence[StoredFeatures | None], chunk: Chunk) -> Tensor:
+    """[S, D] of a chunk's nodes from the tables of one layer."""
+    table = tables[chunk.node_type]
+    assert table is not None  # it has nodes
+    rows = np.empty((chunk.ids.shape[0], table.dim), dtype=table.dtype)
+    table.gather(chunk.ids, rows)
+    return torch.from_numpy(rows)
 
 
 def read_so_far(tables: Sequence[StoredFeatures | None]) -> TierCounters:

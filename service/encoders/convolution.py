@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sampling.batch import Hop
 from service.encoders.nodes import Nodes, RelationEdges
+from service.encoders.relations import RelationWeights, make_mix
 from service.noise import Noise
 from service.schema import GraphSchema
 
@@ -16,7 +17,7 @@ AGGREGATION_COST = 32
 
 
 class Convolution(nn.Module, ABC):
-    """One convolution per relation, summed, plus one self term.
+    """One convolution per relation, joined by `mix` (`service.encoders.relations`), plus one self term.
 
     On a homogeneous graph (one type, one relation) gcn and gat take the node itself as one more neighbour, as in
     their papers; otherwise the self term is a linear map of its own, as in R-GCN (Schlichtkrull et al., 2018, eq. 2).
@@ -25,12 +26,23 @@ class Convolution(nn.Module, ABC):
     in_dim: int
     out_dim: int
 
-    def __init__(self, *, in_dim: int, out_dim: int, schema: GraphSchema, relations: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        *,
+        in_dim: int,
+        out_dim: int,
+        schema: GraphSchema,
+        relations: tuple[int, ...],
+        relation_weights: RelationWeights = "sum",
+        mixed_dim: int | None = None,
+    ) -> None:
+        """`mixed_dim`: columns of what is joined, where these are not `out_dim`."""
         super().__init__()
         self.in_dim = in_dim
         self.out_dim = out_dim
         self.relations = relations
         self.is_homogeneous = schema.is_homogeneous
+        self.mix = make_mix(relation_weights, mixed_dim or out_dim, num_relations=len(relations))
 
     @abstractmethod
     def forward(

@@ -7,6 +7,7 @@ from torch.nn.functional import leaky_relu
 from sampling.batch import Hop
 from service.encoders.convolution import Convolution, count_rows, linear, own_rows, projects_first
 from service.encoders.nodes import Nodes, RelationEdges
+from service.encoders.relations import RelationWeights
 from service.message_passing import attend, edge_softmax, score_edges
 from service.noise import Noise, Site
 from service.schema import GraphSchema
@@ -32,8 +33,11 @@ class GatConvolution(Convolution):
         relations: tuple[int, ...],
         num_heads: int,
         attention_dropout: float,
+        relation_weights: RelationWeights = "sum",
     ) -> None:
-        super().__init__(in_dim=in_dim, out_dim=out_dim, schema=schema, relations=relations)
+        super().__init__(
+            in_dim=in_dim, out_dim=out_dim, schema=schema, relations=relations, relation_weights=relation_weights
+        )
         assert out_dim % num_heads == 0, "checked by EncoderConfig"
         self.num_heads = num_heads
         self.attention_dropout = attention_dropout
@@ -66,6 +70,7 @@ class GatConvolution(Convolution):
         out = self.bias.expand(count_rows(hop, rows), -1)
         if self.own is not None:
             out = out + self.own(own_rows(h, hop=hop, rows=rows))
+        parts = []
         for place, relation in enumerate(self.relations):
             edges = nodes.edges(hop, relation, to_itself=self.own is None, rows=rows)
             attention_EH = self._attention(edges, h, place)
@@ -78,9 +83,9 @@ class GatConvolution(Convolution):
                     layer=layer,
                     site=Site.ATTENTION,
                 )
-            part = self._attend(edges, edges.sources_of(h), attention_EH, place)
-            out = out + edges.spread(part, num_rows=count_rows(hop, rows))
-        return out
+            parts.append((edges, self._attend(edges, edges.sources_of(h), attention_EH, place)))
+        mixed: Tensor = self.mix(out, parts)
+        return mixed
 
     def _attention(self, edges: RelationEdges, h: Tensor, place: int) -> Tensor:
         """[E, H]; s . W h is taken as (W^T s) . h, which needs no W h of the targets."""

@@ -6,13 +6,13 @@ from torch import Tensor, nn
 from sampling.batch import Hop
 from service.encoders.convolution import (
     Convolution,
-    count_rows,
     linear,
     own_rows,
     projects_first,
     sampling_scale,
 )
 from service.encoders.nodes import Nodes, RelationEdges
+from service.encoders.relations import RelationWeights
 from service.message_passing import sum_neighbors
 from service.noise import Noise
 from service.schema import GraphSchema
@@ -26,8 +26,22 @@ class GcnConvolution(Convolution):
     sum. Edge weights multiply. Source: Kipf and Welling, ICLR 2017, eq. 2 and section 2.2.
     """
 
-    def __init__(self, *, in_dim: int, out_dim: int, schema: GraphSchema, relations: tuple[int, ...]) -> None:
-        super().__init__(in_dim=in_dim, out_dim=out_dim, schema=schema, relations=relations)
+    def __init__(
+        self,
+        *,
+        in_dim: int,
+        out_dim: int,
+        schema: GraphSchema,
+        relations: tuple[int, ...],
+        relation_weights: RelationWeights = "sum",
+    ) -> None:
+        super().__init__(
+            in_dim=in_dim,
+            out_dim=out_dim,
+            schema=schema,
+            relations=relations,
+            relation_weights=relation_weights,
+        )
         self.neighbor = nn.ModuleList(linear(in_dim, out_dim) for _ in relations)
         self.own = None if self.is_homogeneous else linear(in_dim, out_dim)
         self.bias = nn.Parameter(torch.zeros(out_dim))
@@ -47,6 +61,7 @@ class GcnConvolution(Convolution):
         out = self.bias.expand(own_h.shape[0], -1)
         if self.own is not None:
             out = out + self.own(own_h)
+        parts = []
         for relation, project in zip(self.relations, self.neighbor, strict=True):
             edges = nodes.edges(hop, relation, rows=rows)
             weight_E = self._weights(edges, nodes, relation).to(h.dtype)
@@ -57,8 +72,9 @@ class GcnConvolution(Convolution):
             else:
                 part = sum_neighbors(edges.neighbors, x, weight_E=weight_E)
                 part = project(part if self.own is not None else part + self._share(own_h, nodes, relation, rows))
-            out = out + edges.spread(part, num_rows=count_rows(hop, rows))
-        return out
+            parts.append((edges, part))
+        mixed: Tensor = self.mix(out, parts)
+        return mixed
 
     @property
     def _added(self) -> int:

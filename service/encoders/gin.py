@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from sampling.batch import Hop
-from service.encoders.convolution import Convolution, count_rows, linear, own_rows, sampling_scale
+from service.encoders.convolution import Convolution, linear, own_rows, sampling_scale
 from service.encoders.nodes import Nodes
+from service.encoders.relations import RelationWeights
 from service.message_passing import sum_neighbors
 from service.noise import Noise
 from service.schema import GraphSchema
@@ -19,8 +20,23 @@ class GinConvolution(Convolution):
     2019, eq. 4.1 (MLP of two layers, relu between).
     """
 
-    def __init__(self, *, in_dim: int, out_dim: int, schema: GraphSchema, relations: tuple[int, ...]) -> None:
-        super().__init__(in_dim=in_dim, out_dim=out_dim, schema=schema, relations=relations)
+    def __init__(
+        self,
+        *,
+        in_dim: int,
+        out_dim: int,
+        schema: GraphSchema,
+        relations: tuple[int, ...],
+        relation_weights: RelationWeights = "sum",
+    ) -> None:
+        super().__init__(
+            in_dim=in_dim,
+            out_dim=out_dim,
+            schema=schema,
+            relations=relations,
+            relation_weights=relation_weights,
+            mixed_dim=in_dim,
+        )
         single = schema.is_homogeneous
         self.neighbor = nn.ModuleList(nn.Identity() if single else linear(in_dim, in_dim) for _ in relations)
         self.epsilon = nn.Parameter(torch.zeros(()))
@@ -38,6 +54,7 @@ class GinConvolution(Convolution):
         layer: int = 0,
     ) -> Tensor:
         total = (1.0 + self.epsilon) * own_rows(h, hop=hop, rows=rows)
+        parts = []
         for relation, project in zip(self.relations, self.neighbor, strict=True):
             edges = nodes.edges(hop, relation, rows=rows)
             neighbors = edges.neighbors
@@ -45,7 +62,6 @@ class GinConvolution(Convolution):
             weight_E = scale_T[neighbors.target]
             if neighbors.weight is not None:
                 weight_E = weight_E * neighbors.weight
-            part = project(sum_neighbors(neighbors, edges.sources_of(h), weight_E=weight_E))
-            total = total + edges.spread(part, num_rows=count_rows(hop, rows))
-        out: Tensor = self.mlp(total)
+            parts.append((edges, project(sum_neighbors(neighbors, edges.sources_of(h), weight_E=weight_E))))
+        out: Tensor = self.mlp(self.mix(total, parts))
         return out

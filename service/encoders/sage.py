@@ -3,8 +3,9 @@
 from torch import Tensor, nn
 
 from sampling.batch import Hop
-from service.encoders.convolution import Convolution, count_rows, linear, own_rows, projects_first
+from service.encoders.convolution import Convolution, linear, own_rows, projects_first
 from service.encoders.nodes import Nodes
+from service.encoders.relations import RelationWeights
 from service.message_passing import maximum, mean
 from service.noise import Noise
 from service.schema import GraphSchema
@@ -25,8 +26,11 @@ class SageConvolution(Convolution):
         schema: GraphSchema,
         relations: tuple[int, ...],
         aggregator: str = "mean",
+        relation_weights: RelationWeights = "sum",
     ) -> None:
-        super().__init__(in_dim=in_dim, out_dim=out_dim, schema=schema, relations=relations)
+        super().__init__(
+            in_dim=in_dim, out_dim=out_dim, schema=schema, relations=relations, relation_weights=relation_weights
+        )
         self.takes_maximum = aggregator == "max"
         self.own = linear(in_dim, out_dim, bias=True)
         self.neighbor = nn.ModuleList(linear(in_dim, out_dim) for _ in relations)
@@ -43,6 +47,7 @@ class SageConvolution(Convolution):
         layer: int = 0,
     ) -> Tensor:
         out: Tensor = self.own(own_rows(h, hop=hop, rows=rows))
+        parts = []
         for relation, project in zip(self.relations, self.neighbor, strict=True):
             edges = nodes.edges(hop, relation, rows=rows)
             x = edges.sources_of(h)
@@ -52,5 +57,6 @@ class SageConvolution(Convolution):
                 part = mean(edges.neighbors, project(x))
             else:
                 part = project(mean(edges.neighbors, x))
-            out = out + edges.spread(part, num_rows=count_rows(hop, rows))
-        return out
+            parts.append((edges, part))
+        mixed: Tensor = self.mix(out, parts)
+        return mixed

@@ -70,7 +70,7 @@ class GraphMae(Objective):
             )
         self.config = config
         self.encoder_config = encoder_config
-        width = encoder_config.hidden_dim
+        width = encoder_config.out_dim
         self.tokens = nn.ParameterDict({str(kind): torch.zeros(dim) for kind, dim in dims.items()})
         self.project = linear(width, width)
         self.decoders = nn.ModuleDict({str(kind): self._make_decoder(kind, dim, schema) for kind, dim in dims.items()})
@@ -113,7 +113,7 @@ class GraphMae(Objective):
         )
 
     def _make_decoder(self, kind: int, feature_dim: int, schema: GraphSchema) -> nn.Module:
-        width = self.encoder_config.hidden_dim
+        width = self.encoder_config.out_dim
         if self.config.decoder == "mlp":
             return nn.Sequential(
                 linear(width, width, bias=True),

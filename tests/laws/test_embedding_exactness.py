@@ -13,13 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from service.embedding import EmbeddingReport, EmbeddingSource, embed
-from service.encoders.base import ConvolutionName, Encoder, EncoderConfig
+from service.encoders.base import Encoder, EncoderConfig
 from service.encoders.nodes import Nodes
 from service.encoders.registry import make_encoder
+from service.message_passing import dgl_kernels
 from service.schema import GraphSchema
 from storage.place import Place
 from storage.progress import NoProgress
 from storage.store import Store
+from tests.laws.encoder_cases import ENCODER_CASES, EncoderCase
 from tests.service.batches import SmallGraph, heterogeneous, homogeneous, make_batch
 from tests.service.stores import ingested, storable, user_ids
 
@@ -36,18 +38,22 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
     return {name: ingested(graph, tmp_path_factory.mktemp(name.replace(" ", "-"))) for name, graph in GRAPHS.items()}
 
 
-def encoder_for(store: Store, name: ConvolutionName, *, norm: str = "layer", num_layers: int = 2) -> Encoder:
-    config = EncoderConfig(
-        name=name,
-        num_layers=num_layers,
-        hidden_dim=8,
-        num_heads=2,
-        norm=norm,
-        residual=True,
-        feature_dropout=0.5,
-        attention_dropout=0.5,
-        edge_dropout=0.5,
-    )
+def encoder_for(store: Store, name: str, *, norm: str = "layer", num_layers: int = 2) -> Encoder:
+    """Of a plain convolution, or of one of `CASES_BEYOND`."""
+    if name in CASES_BEYOND:
+        config = CASES_BEYOND[name].config(norm=norm, num_layers=num_layers)
+    else:
+        config = EncoderConfig(
+            name=name,
+            num_layers=num_layers,
+            hidden_dim=8,
+            num_heads=2,
+            norm=norm,
+            residual="post",
+            feature_dropout=0.5,
+            attention_dropout=0.5,
+            edge_dropout=0.5,
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         encoder = make_encoder(config, schema=GraphSchema.from_store(store))
@@ -91,18 +97,23 @@ def embedded(
     return found, report
 
 
+CASES_BEYOND = ENCODER_CASES | {"dgl's modules": EncoderCase({"name": "tests.service.own_encoders:DglEncoder"})}
 CUTS = [(1, 10**6, 0), (16, 40, 500), (3, 10**6, WHOLE_CACHE), (7, 5, 0), (1000, 10**6, WHOLE_CACHE)]
 """rows and edges a chunk, bytes of the cache"""
-CASES = [(name, *cut) for name in ("sage", "gcn", "gat", "gin") for cut in CUTS[:2]]
-CASES += [("gat", *cut) for cut in CUTS[2:]]
+CASES = [(graph, name, *cut) for graph in GRAPHS for name in ("sage", "gcn", "gat", "gin") for cut in CUTS[:2]]
+CASES += [(graph, "gat", *cut) for graph in GRAPHS for cut in CUTS[2:]]
+CASES += [(graph, name, *CUTS[1]) for graph in ("homogeneous", "heterogeneous weighted") for name in ENCODER_CASES]
+NEEDS_DGL = pytest.mark.skipif(not dgl_kernels.is_available("cpu"), reason="dgl does not load here")
 
 
-@pytest.mark.parametrize("graph", GRAPHS)
-@pytest.mark.parametrize(("name", "rows", "edges", "cache_bytes"), CASES)
+@pytest.mark.parametrize(
+    ("graph", "name", "rows", "edges", "cache_bytes"),
+    [*CASES, pytest.param("heterogeneous weighted", "dgl's modules", *CUTS[1], marks=NEEDS_DGL)],
+)
 def test_layer_wise_embedding_equals_the_full_batch(
     stores: dict[str, Store],
     graph: str,
-    name: ConvolutionName,
+    name: str,
     rows: int,
     edges: int,
     cache_bytes: int,
@@ -132,6 +143,25 @@ def test_the_cache_changes_no_bit_and_is_what_serves_rows(stores: dict[str, Stor
     assert hits[0] == 0.0
     assert hits == sorted(hits)
     assert hits[-1] == 1.0
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_all_layers_below_are_joined_with_the_last(stores: dict[str, Store], graph: str, tmp_path: Path) -> None:
+    encoder = encoder_for(stores[graph], "gat, pre-activation, layers concatenated", num_layers=4)
+    expected = full_batch(GRAPHS[graph], encoder)
+    found, report = embedded(GRAPHS[graph], stores[graph], encoder, tmp_path, rows=9, edges=60, cache_bytes=300)
+    assert report.dim == encoder.config.out_dim == 4 * 8
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_allclose(other, one, rtol=2e-4, atol=2e-5)
+    assert not (tmp_path / "work" / "layerwise").exists()
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_an_encoder_without_neighbours_reads_none(stores: dict[str, Store], graph: str, tmp_path: Path) -> None:
+    encoder = encoder_for(stores[graph], "mlp")
+    _, report = embedded(GRAPHS[graph], stores[graph], encoder, tmp_path, rows=9, edges=60, cache_bytes=0)
+    assert [layer.edges for layer in report.layers] == [0]
+    assert report.rows == sum(GRAPHS[graph].num_nodes)
 
 
 def test_batch_norm_uses_the_statistics_of_training(stores: dict[str, Store], tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ statistics are those of the seeds, so there the mini-batch has all nodes as seed
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from itertools import product
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from service.noise import Noise
 from service.norm import NormName
 from service.objectives import ObjectiveConfig, make_objective
 from service.objectives.graphmae import GraphMaeConfig
+from tests.laws.encoder_cases import ENCODER_CASES
 from tests.laws.objective_cases import OBJECTIVES
 from tests.service.batches import SmallGraph, heterogeneous, homogeneous, make_batch
 
@@ -32,18 +34,25 @@ GRAPHS = {
 GraphName = Literal["homogeneous", "heterogeneous", "weighted"]
 
 
-def build(graph: SmallGraph, encoder: ConvolutionName, norm: NormName, objective: ObjectiveConfig) -> Model:
-    config = EncoderConfig(
+def encoder_config(encoder: str, norm: NormName) -> EncoderConfig:
+    """Of a plain convolution, or of one of `ENCODER_CASES`."""
+    if encoder in ENCODER_CASES:
+        return ENCODER_CASES[encoder].config(norm=norm)
+    return EncoderConfig(
         name=encoder,
         num_layers=2,
         hidden_dim=8,
         num_heads=2,
         norm=norm,
-        residual=True,
+        residual="post",
         feature_dropout=0.2,
         attention_dropout=0.3,
         edge_dropout=0.2,
     )
+
+
+def build(graph: SmallGraph, encoder: str, norm: NormName, objective: ObjectiveConfig) -> Model:
+    config = encoder_config(encoder, norm)
     torch.manual_seed(0)
     return Model(
         make_encoder(config, schema=graph.schema),
@@ -56,13 +65,14 @@ def loss_and_gradient(
     graph: SmallGraph,
     batches: Sequence[Sequence[tuple[int, int]]],
     *,
-    encoder: ConvolutionName,
+    encoder: str,
     norm: NormName,
     objective: str = "graphmae",
 ) -> tuple[float, float, Tensor]:
     """Sums over `batches` of seeds: loss, count, and all gradients in one row."""
-    config: ObjectiveConfig = GraphMaeConfig(mask_rate=0.6, replace_rate=0.0, decoder=encoder)
-    num_hops = 3
+    decoder: Any = ENCODER_CASES[encoder].decoder if encoder in ENCODER_CASES else encoder
+    config: ObjectiveConfig = GraphMaeConfig(mask_rate=0.6, replace_rate=0.0, decoder=decoder)
+    num_hops = ENCODER_CASES[encoder].num_hops + 1 if encoder in ENCODER_CASES else 3
     if objective in OBJECTIVES:
         config, num_hops = OBJECTIVES[objective].config, OBJECTIVES[objective].num_hops
     model = build(graph, encoder, norm, config)
@@ -80,12 +90,15 @@ def loss_and_gradient(
     return loss, count, torch.cat(gradients)
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("graph_name", GRAPHS)
-@pytest.mark.parametrize("norm", ["none", "layer"])
-def test_full_fan_out_mini_batches_equal_the_full_batch(
-    encoder: ConvolutionName, graph_name: GraphName, norm: NormName
-) -> None:
+@pytest.mark.parametrize(
+    ("encoder", "graph_name", "norm"),
+    [
+        *product(ENCODERS, GRAPHS, ["none", "layer"]),
+        *product(ENCODER_CASES, ["homogeneous", "heterogeneous"], ["layer"]),
+        *product(ENCODER_CASES, ["weighted"], ["none"]),
+    ],
+)
+def test_full_fan_out_mini_batches_equal_the_full_batch(encoder: str, graph_name: GraphName, norm: NormName) -> None:
     graph = GRAPHS[graph_name]
     seeds = graph.all_seeds()
     order = torch.randperm(len(seeds), generator=torch.Generator().manual_seed(5)).tolist()
@@ -97,10 +110,12 @@ def test_full_fan_out_mini_batches_equal_the_full_batch(
     assert (gradient - full_gradient).norm() <= 1e-11 * full_gradient.norm()
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("graph_name", ["homogeneous", "heterogeneous"])
+@pytest.mark.parametrize(
+    ("encoder", "graph_name"),
+    [*product(ENCODERS, ["homogeneous", "heterogeneous"]), *product(ENCODER_CASES, ["heterogeneous"])],
+)
 def test_with_batch_norm_all_nodes_as_seeds_in_any_order_are_the_full_batch(
-    encoder: ConvolutionName, graph_name: GraphName
+    encoder: str, graph_name: GraphName
 ) -> None:
     graph = GRAPHS[graph_name]
     seeds = graph.all_seeds()

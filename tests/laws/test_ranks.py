@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -20,7 +20,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sampling.batch import MiniBatch
 from service.encoders import EncoderConfig, make_encoder
-from service.encoders.base import ConvolutionName
 from service.group import Group
 from service.model import Model
 from service.noise import Noise
@@ -28,6 +27,7 @@ from service.norm import NormName
 from service.objectives import LossSum, ObjectiveConfig, make_objective
 from service.objectives.graphmae import GraphMaeConfig
 from tests.data import ROOT
+from tests.laws.encoder_cases import ENCODER_CASES
 from tests.laws.objective_cases import OBJECTIVES
 from tests.processes import environment
 from tests.service.batches import heterogeneous, homogeneous, make_batch
@@ -42,7 +42,8 @@ LIMIT_SECONDS = 120
 @dataclass(frozen=True)
 class Case:
     name: str
-    encoder: ConvolutionName
+    encoder: str
+    """a plain convolution, or one of `ENCODER_CASES`"""
     norm: NormName
     graph: Literal["homogeneous", "heterogeneous"] = "homogeneous"
     dtype: torch.dtype = torch.float64
@@ -52,6 +53,8 @@ class Case:
 
     @property
     def num_hops(self) -> int:
+        if self.encoder in ENCODER_CASES:
+            return ENCODER_CASES[self.encoder].num_hops + 1
         return OBJECTIVES[self.objective].num_hops if self.objective in OBJECTIVES else 3
 
     @property
@@ -64,6 +67,12 @@ def cases() -> Iterator[Case]:
         yield Case(f"{encoder}, batch norm", encoder, "batch")
         yield Case(f"{encoder}, batch norm, several types", encoder, "batch", "heterogeneous")
         yield Case(f"{encoder}, batch norm, float32", encoder, "batch", dtype=torch.float32)
+    for encoder in ENCODER_CASES:
+        yield Case(f"{encoder}, several types", encoder, "batch", "heterogeneous")
+    for encoder in ("gcn, pre-activation", "sgc", "mlp", "imported"):
+        yield Case(encoder, encoder, "batch")
+    for encoder in ("gcn, attention to relations", "gat, pre-activation, layers concatenated", "mlp"):
+        yield Case(f"{encoder}, one rank has all seeds", encoder, "batch", "heterogeneous", most_are_empty=True)
     yield Case("gat, no norm", "gat", "none")
     yield Case("sage, layer norm, several types", "sage", "layer", "heterogeneous")
     yield Case("gcn, batch norm, one rank has all seeds", "gcn", "batch", most_are_empty=True)
@@ -75,21 +84,28 @@ def cases() -> Iterator[Case]:
         yield Case(f"{objective}, one rank has all seeds", "gcn", "batch", most_are_empty=True, objective=objective)
 
 
-def build(case: Case, *, group: Group) -> Model:
-    graph = homogeneous() if case.graph == "homogeneous" else heterogeneous()
-    config = EncoderConfig(
+def encoder_config(case: Case) -> EncoderConfig:
+    if case.encoder in ENCODER_CASES:
+        return ENCODER_CASES[case.encoder].config(norm=case.norm, kernels="torch")
+    return EncoderConfig(
         name=case.encoder,
         num_layers=2,
         hidden_dim=8,
         num_heads=2,
         norm=case.norm,
-        residual=True,
+        residual="post",
         feature_dropout=0.2,
         attention_dropout=0.3,
         edge_dropout=0.2,
         kernels="torch",  # the processes start sooner without dgl
     )
-    objective: ObjectiveConfig = GraphMaeConfig(mask_rate=0.6, replace_rate=0.4, decoder=case.encoder)
+
+
+def build(case: Case, *, group: Group) -> Model:
+    graph = homogeneous() if case.graph == "homogeneous" else heterogeneous()
+    config = encoder_config(case)
+    decoder: Any = ENCODER_CASES[case.encoder].decoder if case.encoder in ENCODER_CASES else case.encoder
+    objective: ObjectiveConfig = GraphMaeConfig(mask_rate=0.6, replace_rate=0.4, decoder=decoder)
     if case.objective in OBJECTIVES:
         objective = OBJECTIVES[case.objective].config
     torch.manual_seed(0)
