@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from sampling.batch import MiniBatch
@@ -18,9 +17,10 @@ from service.noise import Noise
 from service.norm import NormName
 from service.objectives.base import LossSum, Objective
 from service.objectives.heads import Head
+from service.objectives.seeds import encode_seeds
 from service.objectives.target import cosine_momentum, follow, freeze
 from service.schema import GraphSchema
-from service.views import View, ViewConfig, make_view
+from service.views import ViewConfig, make_view
 
 
 class BgrlConfig(BaseModel):
@@ -84,21 +84,3 @@ class Bgrl(Objective):
     def after_step(self, encoder: Encoder, *, done: int, total_steps: int) -> None:
         """Move the target network towards the encoder."""
         follow(self.target, encoder, momentum=cosine_momentum(self.config.momentum, done=done, total_steps=total_steps))
-
-
-def encode_seeds(
-    encoder: nn.Module,
-    view: View,
-    batch: MiniBatch,
-    nodes: Nodes,
-    *,
-    noise: Noise | None,
-    group: Group,
-    number: int,
-) -> Tensor:
-    """[S, D]: states of the seeds in view `number`."""
-    assert isinstance(encoder, Encoder)
-    h = encoder.input(view.features, batch.node_type, batch.in_degree, batch.out_degree)
-    hops = view.hops[: encoder.num_layers][::-1]
-    states: Tensor = encoder(h, hops, nodes, noise, batch.num_seeds, group=group, view=number)
-    return states[: batch.num_seeds]

@@ -7,10 +7,18 @@ from pydantic import Field
 from service.encoders.base import EncoderConfig
 from service.objectives.base import Objective
 from service.objectives.bgrl import Bgrl, BgrlConfig
+from service.objectives.decorr import Decorr, DecorrConfig
+from service.objectives.dgi import Dgi
+from service.objectives.edgemask import EdgeMask, EdgeMaskConfig
 from service.objectives.graphmae import GraphMae, GraphMaeConfig
+from service.objectives.infonce import Grace, InfoNceConfig
+from service.objectives.pretext import Pretext, PretextConfig
 from service.schema import GraphSchema
 
-ObjectiveConfig = Annotated[GraphMaeConfig | BgrlConfig, Field(discriminator="name")]
+ObjectiveConfig = Annotated[
+    GraphMaeConfig | BgrlConfig | InfoNceConfig | DecorrConfig | EdgeMaskConfig | PretextConfig,
+    Field(discriminator="name"),
+]
 """the `objective` section of a run file, told apart by `name`"""
 
 
@@ -25,3 +33,13 @@ def make_objective(config: ObjectiveConfig, *, schema: GraphSchema, encoder_conf
             return GraphMae(config, schema=schema, encoder_config=encoder_config)
         case BgrlConfig():
             return Bgrl(config, schema=schema, encoder_config=encoder_config)
+        case InfoNceConfig(mode="dgi"):
+            return Dgi(schema=schema, encoder_config=encoder_config)
+        case InfoNceConfig():
+            return Grace(config, encoder_config=encoder_config)
+        case DecorrConfig():
+            return Decorr(config, encoder_config=encoder_config)
+        case EdgeMaskConfig():
+            return EdgeMask(config, schema=schema, encoder_config=encoder_config)
+        case PretextConfig():
+            return Pretext(config, schema=schema, encoder_config=encoder_config)

@@ -4,6 +4,10 @@ from dataclasses import dataclass
 
 from service.objectives import ObjectiveConfig
 from service.objectives.bgrl import BgrlConfig
+from service.objectives.decorr import DecorrConfig
+from service.objectives.edgemask import EdgeMaskConfig
+from service.objectives.infonce import InfoNceConfig
+from service.objectives.pretext import PretextConfig
 from service.views import ViewConfig
 
 VIEWS = {
@@ -28,4 +32,30 @@ OBJECTIVES = {
     "bgrl, batch norm in the predictor": ObjectiveCase(
         BgrlConfig(**VIEWS, predictor_dim=12, predictor_norm="batch"), is_sum=False
     ),
+    "infonce": ObjectiveCase(InfoNceConfig(**VIEWS, projector_dim=12, temperature=0.4), is_sum=False),
+    "infonce, batch norm in the projector": ObjectiveCase(
+        InfoNceConfig(**VIEWS, projector_dim=12, projector_norm="batch"), is_sum=False
+    ),
+    "infonce, mode dgi": ObjectiveCase(InfoNceConfig(mode="dgi"), is_sum=False),
+    "decorr, cca": ObjectiveCase(DecorrConfig(**VIEWS), is_sum=False),
+    "decorr, barlow with a projector": ObjectiveCase(
+        DecorrConfig(**VIEWS, loss="barlow", projector_dim=12, projector_norm="batch"), is_sum=False
+    ),
+    "decorr, whitening": ObjectiveCase(DecorrConfig(**VIEWS, loss="whitening"), is_sum=False),
+    # negatives and partners are seeds of the batch, and clusters follow it; all are drawn by id, in whatever order
+    "edgemask": ObjectiveCase(
+        EdgeMaskConfig(mask_rate=0.5, decoder_dim=6, degree_weight=0.1), is_sum=False, num_hops=3
+    ),
+    "edgemask, dot decoder without a mask (GAE)": ObjectiveCase(
+        EdgeMaskConfig(mask_rate=0.0, decoder="dot", degree_weight=0.0), is_sum=False, num_hops=3
+    ),
+    "edgemask, normal latents (VGAE)": ObjectiveCase(
+        EdgeMaskConfig(mask_rate=0.3, decoder="dot", degree_weight=0.1, kl_weight=0.1, latent_dim=5),
+        is_sum=False,
+        num_hops=3,
+    ),
+    "pretext": ObjectiveCase(
+        PretextConfig(weights=(1.0, 0.5, 2.0), num_clusters=4, num_averages=2, num_pairs=3), is_sum=False
+    ),
+    "pretext, degrees alone": ObjectiveCase(PretextConfig(tasks=("degree",)), is_sum=True),
 }
