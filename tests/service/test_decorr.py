@@ -39,8 +39,9 @@ def plain_white(z: Tensor, *, shrinkage: float) -> Tensor:
     dim = z.shape[1]
     covariance = torch.cov(z.T, correction=0)
     shrunk = (1 - shrinkage) * covariance + shrinkage * covariance.trace() / dim * torch.eye(dim, dtype=torch.float64)
-    rows: Tensor = (z - z.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(shrunk)).T
-    return rows / rows.norm(dim=1, keepdim=True)
+    rows = (z - z.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(shrunk)).T
+    unit: Tensor = rows / rows.norm(dim=1, keepdim=True)
+    return unit
 
 
 @pytest.mark.parametrize("projector_dim", [None, 5])
