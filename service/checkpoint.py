@@ -3,7 +3,8 @@
     checkpoints/step-000000120/
         model.safetensors       weights and buffers of encoder and objective
         optimizer.safetensors   "<parameter>/<slot>" tensors of the optimiser
-        state.json              step, store generation, seed: random numbers are keyed, so there is no RNG state
+        state.json              step, store generation, seed, early stop: random numbers are keyed, so there is no RNG
+                                state
         manifest.json           written last: bytes and XXH64 of each file; a folder without it is not a checkpoint
 
 Nothing is ever unpickled.
@@ -11,7 +12,8 @@ Nothing is ever unpickled.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 import xxhash
@@ -20,6 +22,7 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as format_tensors
 from torch import Tensor, nn
 
+from service.early_stop import EarlyStopState
 from storage.errors import BadInput, DamagedStore
 from storage.place import Place
 
@@ -41,7 +44,13 @@ class TrainingState:
     """of that generation's file, by which a replaced store is noticed"""
     seed: int
     loss: float
+    early_stop: EarlyStopState = field(default_factory=EarlyStopState)
     format: int = FORMAT
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "TrainingState":
+        """From what `asdict` made of it; TypeError for other fields."""
+        return cls(**{**fields, "early_stop": EarlyStopState(**fields.get("early_stop", {}))})
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,7 @@ def read_checkpoint(place: Place, name: str) -> WholeCheckpoint:
                 raise DamagedStore(
                     folder.full(file), "bytes changed", rule="files match their checksums", remedy=REMEDY
                 )
-        return WholeCheckpoint(name, TrainingState(**json.loads(contents["state.json"])), contents)
+        return WholeCheckpoint(name, TrainingState.from_json(json.loads(contents["state.json"])), contents)
     except FileNotFoundError as error:
         raise DamagedStore(
             str(error.filename or folder.url), "missing file", rule="checkpoints are whole", remedy=REMEDY
@@ -153,8 +162,10 @@ def list_checkpoints(place: Place) -> list[str]:
     return sorted(name for name in folder.names() if name.startswith("step-") and folder.exists(f"{name}/{MANIFEST}"))
 
 
-def remove_old_checkpoints(place: Place, *, saved: str, keep: int) -> None:
+def remove_old_checkpoints(place: Place, *, saved: str, keep: int, always: str | None = None) -> None:
     """Delete all but the checkpoint `saved` just now and the `keep` - 1 before it, and what killed saves left.
+
+    The checkpoint `always` stays too, however old it gets.
 
     Whatever claims a later step was passed over as damaged when this training began, so it goes first. Of each
     folder the manifest goes first, so that a deletion cut short leaves no folder that looks whole.
@@ -162,7 +173,7 @@ def remove_old_checkpoints(place: Place, *, saved: str, keep: int) -> None:
     folder = place.child(FOLDER)
     kept = [name for name in list_checkpoints(place) if name <= saved][-keep:]
     for name in reversed(folder.names()):
-        if name not in kept:
+        if name not in kept and not (name == always and name <= saved):
             if folder.exists(f"{name}/{MANIFEST}"):
                 folder.remove(f"{name}/{MANIFEST}")
             folder.remove(name)

@@ -12,6 +12,7 @@ from service.change_commands import add_change_commands
 from service.command_line import Json, examples
 from service.outcome import FAILED, command, show
 from service.process import prepare_process
+from service.replay_command import add_replay_command
 from service.store_commands import add_store_commands
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
 
 add_store_commands(app)
 add_change_commands(app)
+add_replay_command(app)
 
 RunPath = Annotated[str, typer.Argument(metavar="RUN.yaml", help="Run file.")]
 Overrides = Annotated[

@@ -10,8 +10,11 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol
 
-from service.checkpoint import list_checkpoints, newest_whole, remove_old_checkpoints
+from service.checkpoint import checkpoint_name, list_checkpoints, newest_whole, remove_old_checkpoints
+from service.early_stop import EarlyStopState, observe
 from service.errors import TrainingFailed
+from service.health import Health, collapse_warning
+from service.learning_rate import branch_step
 from service.metrics_log import MetricsLog
 from service.run_file import RunFile, harmful_differences
 from service.run_folder import refuse_changes, run_place, store_run, stored_run
@@ -38,6 +41,16 @@ class StepReport:
     wait_seconds: float
     """of those, waiting for the batch"""
     seeds: int
+    std_mean: float | None = None
+    std_min: float | None = None
+    effective_rank: float | None = None
+    alignment: float | None = None
+    uniformity: float | None = None
+
+    @property
+    def health(self) -> Health:
+        """The figures of representations, of steps that are logged."""
+        return Health(self.std_mean, self.std_min, self.effective_rank, self.alignment, self.uniformity)
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,8 @@ class Decision:
 
     save: bool
     stop: bool
+    early_stop: EarlyStopState = field(default_factory=EarlyStopState)
+    """for the checkpoint, so that a resumed run stops where this one does"""
 
 
 @dataclass(frozen=True)
@@ -86,6 +101,11 @@ class RunStatus:
     """damaged checkpoints passed over, each with the reason"""
     summary: TrainingSummary | None = None
     """of the attempt that ended last"""
+    stopped_early: bool = False
+    health: Health | None = None
+    """of representations, when last looked at"""
+    warnings: list[str] = field(default_factory=list)
+    """a collapse, with the step that showed it first"""
 
 
 class Coordinator(Protocol):
@@ -100,8 +120,8 @@ class Coordinator(Protocol):
     def plan(self, *, total_steps: int) -> None:
         """The number of steps that the run will take."""
 
-    def decide(self, step: int) -> Decision:
-        """What to do when `step` steps are done; a pure function of the step."""
+    def decide(self, step: int, *, loss: float) -> Decision:
+        """What to do when `step` steps are done, the last with `loss`; the same for every rank that asks."""
 
     def report(self, step: StepReport) -> None:
         """Rank 0 finished a step."""
@@ -139,6 +159,7 @@ class RunCoordinator:
         self._flushed = 0.0
         self._resume_from: str | None = None
         self._aborted: str | None = None
+        self._early_stop = EarlyStopState()
         self._adopt()
 
     def begin(self, *, world_size: int) -> None:
@@ -151,7 +172,9 @@ class RunCoordinator:
         self._status.skipped_checkpoints += damaged
         self._resume_from = None if whole is None else whole.name
         step = 0 if whole is None else whole.state.step
+        self._early_stop = EarlyStopState() if whole is None else whole.state.early_stop
         self._status.step = step
+        self._status.stopped_early = self._early_stop.stopped
         self._metrics.resume(step)
         self._flush()
 
@@ -163,24 +186,37 @@ class RunCoordinator:
         """See `Coordinator`."""
         self._status.total_steps = total_steps
 
-    def decide(self, step: int) -> Decision:
-        """See `Coordinator`."""
+    def decide(self, step: int, *, loss: float) -> Decision:
+        """See `Coordinator`. Of the ranks that ask, the first tells the loss; no rank asks for the next step before."""
         if self._aborted is not None:
             raise TrainingFailed(self._aborted)
-        return self._decision(step)
+        return self._decision(step, loss=loss)
 
-    def _decision(self, step: int) -> Decision:
-        last = step >= self._status.total_steps
-        return Decision(save=last or step % self._run.training.checkpoint_every_steps == 0, stop=last)
+    def _decision(self, step: int, *, loss: float) -> Decision:
+        training = self._run.training
+        self._early_stop = observe(self._early_stop, training.early_stop, step=step, loss=loss)
+        early = self._early_stop.stopped
+        last = early or step >= self._status.total_steps
+        self._status.stopped_early = early
+        return Decision(
+            save=last or step % training.checkpoint_every_steps == 0 or step == self._branch_step(),
+            stop=last,
+            early_stop=self._early_stop,
+        )
+
+    def _branch_step(self) -> int | None:
+        return branch_step(self._run.training, total_steps=self._status.total_steps)
 
     def report(self, step: StepReport) -> None:
         """See `Coordinator`."""
         self._status.step = step.step
         self._status.loss = step.loss
-        every = self._run.training.log_every_steps
-        if step.step % every == 0 or step.step >= self._status.total_steps:
+        decision = self._decision(step.step, loss=step.loss)
+        if step.step % self._run.training.log_every_steps == 0 or decision.stop:
             self._metrics.add(asdict(step))
-        if self._decision(step.step).save and self._aborted is None:
+        if step.health != Health():
+            self._look_at(step)
+        if decision.save and self._aborted is None:
             self._metrics.flush(to_disk=True)  # the lines up to a checkpoint are there when it is
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._flush()
@@ -190,7 +226,13 @@ class RunCoordinator:
         if self._aborted is not None:
             return
         assert name in list_checkpoints(self._place)
-        remove_old_checkpoints(self._place, saved=name, keep=self._run.training.keep_checkpoints)
+        branch = self._branch_step()
+        remove_old_checkpoints(
+            self._place,
+            saved=name,
+            keep=self._run.training.keep_checkpoints,
+            always=None if branch is None else checkpoint_name(branch),
+        )
         self._flush()
 
     def summarise(self, summary: TrainingSummary) -> None:
@@ -210,6 +252,14 @@ class RunCoordinator:
         """See `Coordinator`."""
         self._status.seconds = self._seconds_before + time.monotonic() - self._began
         return self._status
+
+    def _look_at(self, step: StepReport) -> None:
+        """Keep the health of a step; the first step that shows a collapse is a warning."""
+        self._status.health = step.health
+        training = self._run.training
+        trouble = collapse_warning(step.health, min_std=training.warn_std, min_rank=training.warn_rank)
+        if trouble is not None and not self._status.warnings:
+            self._status.warnings.append(f"step {step.step}: {trouble}")
 
     def _adopt(self) -> None:
         """Start the run's folder, or take over the one that is there.
@@ -239,8 +289,12 @@ def read_status(place: Place) -> RunStatus | None:
     """The status last written in a run's folder; None when there is none."""
     try:
         fields = json.loads(place.read_bytes(STATE))
-        summary = fields.pop("summary")
-        return RunStatus(**fields, summary=None if summary is None else TrainingSummary(**summary))
+        summary, health = fields.pop("summary"), fields.pop("health", None)
+        return RunStatus(
+            **fields,
+            summary=None if summary is None else TrainingSummary(**summary),
+            health=None if health is None else Health(**health),
+        )
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -21,9 +21,9 @@ from service.outlook import Outlook, outlooks_of
 from service.preparation import prepare
 from service.run_file import RunFile
 from service.run_folder import run_place
+from service.step import build_optimizer, take_step
 from service.streaming import BatchSource, FromMemory, FromStream, fits_in_memory
 from service.tier_budget import memory_budget, planned_stream
-from service.training import build_optimizer, take_step
 from storage.progress import Progress
 
 NUM_STEPS = 56
@@ -88,12 +88,12 @@ def forecast(run: RunFile, *, progress: Progress) -> Forecast:
                 ranks=(0,),
                 world_size=1,
                 opened=opened,
-                num_steps=prepared.total_steps,
+                num_steps=prepared.total_batches,
                 progress=progress,
             )
             source = FromStream(OwnLoader(found.stream))
         optimizer = build_optimizer(run, prepared.model)
-        num_steps = min(NUM_STEPS, prepared.total_steps)
+        num_steps = min(NUM_STEPS, prepared.total_batches)
         progress.stage("try steps", total=num_steps, unit="steps")
         began = time.perf_counter()
         startup = 0.0
@@ -101,11 +101,19 @@ def forecast(run: RunFile, *, progress: Progress) -> Forecast:
         nodes = np.zeros(0)
         batch_bytes = 0
         num_warm = min(NUM_WARM, num_steps - 1)
-        batches = source.batches(first_step=0, last_step=prepared.total_steps)
+        batches = source.batches(first_step=0, last_step=prepared.total_batches)
         for number, batch in enumerate(islice(batches, num_steps)):
             got = time.perf_counter()
             startup = startup or got - began
-            take_step(run, batch, forward=prepared.model, model=prepared.model, optimizer=optimizer, group=Group())
+            take_step(
+                run,
+                [batch],
+                step=number + 1,
+                forward=prepared.model,
+                model=prepared.model,
+                optimizer=optimizer,
+                group=Group(),
+            )
             if number >= num_warm:
                 computes.append(time.perf_counter() - got)
             known = np.array([*(hop.num_targets for hop in batch.hops), batch.node_id.shape[0]], dtype=np.float64)
@@ -131,6 +139,8 @@ def forecast(run: RunFile, *, progress: Progress) -> Forecast:
             counted = source.counters
             stages["sample"] = counted.sample_seconds / max(1, num_steps)
             stages["fetch"] = counted.fetch_seconds / max(1, num_steps)
+    batches_per_step = prepared.total_batches / max(1, prepared.total_steps)
+    stages = {name: seconds * batches_per_step for name, seconds in stages.items()}
     bottleneck = max(stages, key=lambda name: stages[name])
     return Forecast(
         run=run.run.name,

@@ -1,6 +1,6 @@
 """What a run trains with, made from its run file; whatever can be wrong with it shows here, before a run is begun.
 
-run file, store -> model, order of seeds, number of steps
+run file, store, another run's checkpoint -> model, order of seeds, number of steps
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from sampling.seeds import SeedOrder
-from service.checkpoint import TrainingState
+from service.branching import branch_checkpoint, load_weights
+from service.checkpoint import Checkpoint, TrainingState
+from service.global_steps import GlobalSteps
 from service.group import Group
 from service.model import Model, build_model
 from service.run_file import RunFile
@@ -30,7 +32,15 @@ class Preparation:
     model: Model
     """with its initial weights, on the CPU"""
     order: SeedOrder
+    steps: GlobalSteps
     total_steps: int
+    origin: Checkpoint | None = None
+    """of the run that a new run continues from; the model has its weights"""
+
+    @property
+    def total_batches(self) -> int:
+        """Batches of all steps."""
+        return self.steps.first_batch(self.total_steps)
 
 
 def prepare(run: RunFile, *, group: Group, state: TrainingState | None) -> Preparation:
@@ -48,12 +58,19 @@ def prepare(run: RunFile, *, group: Group, state: TrainingState | None) -> Prepa
     check_hops(run, model)
     check_sampling(run.sampling, store, seed_types=run.data.seed_types)
     order = seed_order(store, run)
-    total_steps = run.training.epochs * order.steps_per_epoch
+    steps = GlobalSteps(order.steps_per_epoch, run.training.accumulate)
+    total_steps = run.training.epochs * steps.per_epoch
+    origin = None
+    if state is None and run.run.continue_from is not None:
+        origin = branch_checkpoint(run, group=group)
+        load_weights(model, origin, place=run.run.continue_from)
     return Preparation(
         store=store,
         model=model,
         order=order,
+        steps=steps,
         total_steps=min(total_steps, run.training.max_steps or total_steps),
+        origin=origin,
     )
 
 

@@ -55,7 +55,7 @@ def finished(run: RunFile) -> RunStatus | None:
         return None
     refuse_changes(stored, run)
     try:
-        read_checkpoint(place, checkpoint_name(status.total_steps))
+        read_checkpoint(place, checkpoint_name(status.step))
     except DamagedStore:
         return None
     return status

@@ -57,9 +57,9 @@ class RemoteCoordinator:
         """See `Coordinator`."""
         ray.get(self._actor.plan.remote(total_steps=total_steps))
 
-    def decide(self, step: int) -> Decision:
+    def decide(self, step: int, *, loss: float) -> Decision:
         """See `Coordinator`."""
-        decision: Decision = ray.get(self._actor.decide.remote(step))
+        decision: Decision = ray.get(self._actor.decide.remote(step, loss=loss))
         return decision
 
     def report(self, step: StepReport) -> None:

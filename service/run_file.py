@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 
+from service.early_stop import EarlyStopConfig
 from service.embedding import EmbeddingConfig
 from service.encoders import EncoderConfig
 from service.evaluation import EvaluationConfig
@@ -46,6 +47,17 @@ class RunSection(Section):
     )
     storage: str = Field("runs", description="Folder or fsspec URL under which runs are kept.")
     seed: int = Field(0, ge=0, lt=2**31, description="Everything random follows from it.")
+    continue_from: str | None = Field(
+        None,
+        description="Folder or URL of another run, such as runs/first, of the same encoder and objective: begin with "
+        "its weights and optimiser state; an infinite schedule is then in its constant phase at once.",
+    )
+    continue_step: int | None = Field(
+        None,
+        ge=0,
+        description="Which of its checkpoints; unset for the end of its constant phase where it has one, else the "
+        "newest.",
+    )
 
 
 class DataSection(Section):
@@ -63,8 +75,22 @@ class TrainingSection(Section):
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="adam adds weight decay to the gradient.")
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay.")
-    schedule: Literal["constant", "cosine"] = Field("cosine", description="Shape after the warm-up.")
+    schedule: Literal["constant", "cosine", "infinite"] = Field(
+        "cosine",
+        description="Shape after the warm-up; infinite: cosine to a constant rate, which later runs can go on from, "
+        "and an exponential end.",
+    )
     warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
+    cooldown_steps: int = Field(0, ge=0, description="Infinite: steps of the cosine from peak to constant rate.")
+    constant_share: float = Field(0.5, gt=0, le=1, description="Infinite: the constant rate as a share of the peak.")
+    anneal_steps: int = Field(0, ge=0, description="Infinite: last steps of the run, in which the rate falls.")
+    final_share: float = Field(0.1, gt=0, le=1, description="Infinite: what is left of the constant rate at the end.")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="Global batches of a step, one after another, with one reduction over workers; like one batch that "
+        "many times as large where the loss is a sum over seeds.",
+    )
     clip_norm: float | None = Field(None, gt=0, description="Largest gradient norm; unset for no clipping.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 autocast on GPUs, float32 on CPUs."
@@ -80,6 +106,16 @@ class TrainingSection(Section):
     log_every_steps: int = Field(
         10, ge=1, description="Steps between lines of metrics.jsonl.", json_schema_extra=HARMLESS
     )
+    warn_std: float = Field(
+        0.05,
+        ge=0,
+        description="Warn of a collapse below this std_mean; it is 1 where columns share the variance.",
+        json_schema_extra=HARMLESS,
+    )
+    warn_rank: float = Field(
+        1.5, ge=0, description="Warn of a collapse below this effective_rank.", json_schema_extra=HARMLESS
+    )
+    early_stop: EarlyStopConfig = EarlyStopConfig()
 
 
 class WorkersSection(Section):
@@ -253,6 +289,7 @@ def without_tags(parts: Sequence[str]) -> list[str]:
 def with_absolute_paths(run: RunFile) -> RunFile:
     """The run file with local folders named from the root: workers and later commands start in other folders."""
     store, storage = (Place(url).local("") or url for url in (run.data.store, run.run.storage))
+    origin = run.run.continue_from and (Place(run.run.continue_from).local("") or run.run.continue_from)
     folders = {
         key: folder and os.path.abspath(os.path.expanduser(folder))
         for key, folder in (
@@ -264,7 +301,7 @@ def with_absolute_paths(run: RunFile) -> RunFile:
         update={
             "tiers": run.tiers.model_copy(update=folders),
             "data": run.data.model_copy(update={"store": store}),
-            "run": run.run.model_copy(update={"storage": storage}),
+            "run": run.run.model_copy(update={"storage": storage, "continue_from": origin}),
         }
     )
 

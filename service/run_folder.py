@@ -1,5 +1,7 @@
 """A run's folder, and what binds every later command: the settings and the store that the run began with."""
 
+import shlex
+
 from service.run_file import RunFile, harmful_differences, parse_run_text
 from storage.block_cache import BlockCache
 from storage.errors import BadInput
@@ -26,6 +28,12 @@ def stored_run(place: Place) -> RunFile | None:
 def store_run(run: RunFile) -> None:
     """Write the resolved run file into the run's folder."""
     run_place(run).write_bytes(RUN_FILE, run.to_yaml().encode())
+
+
+def replay_command(run: RunFile, *, step: int) -> str:
+    """The command that does step `step` (from 1) of a run again and looks at every layer."""
+    stored = run_place(run).local(RUN_FILE)
+    return f"`hopstream replay {'RUN.yaml' if stored is None else shlex.quote(stored)} --step {step}`"
 
 
 def refuse_changes(stored: RunFile, run: RunFile) -> None:

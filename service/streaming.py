@@ -186,7 +186,7 @@ def open_batches(
         ranks=(group.rank,),
         world_size=group.world_size,
         opened=opened,
-        num_steps=prepared.total_steps,
+        num_steps=prepared.total_batches,
         device_rows=device_rows,
         progress=progress,
     )

@@ -1,9 +1,12 @@
 """Results as tables for people."""
 
+from dataclasses import asdict
+
 from rich.table import Table
 
 from service.coordinator import RunStatus
 from service.evaluation_report import ROW_NAMES, EvaluationReport, RowsName
+from service.health import Health
 from service.results import EmbeddingResult
 from service.run_file import RunFile
 from service.store_tables import two_columns
@@ -13,6 +16,8 @@ def training_figures(status: RunStatus) -> dict[str, str]:
     """The figures of an attempt that ended."""
     summary = status.summary
     rows = {"state": status.state, "steps": f"{status.step:,} of {status.total_steps:,}"}
+    if status.stopped_early:
+        rows["steps"] += ", stopped early"
     if summary is None or summary.steps == 0:
         return rows
     requests = max(1, summary.host_requests)
@@ -24,7 +29,21 @@ def training_figures(status: RunStatus) -> dict[str, str]:
         "waiting for data": f"{summary.wait_seconds / summary.seconds:.1%}",
         "host cache hits": f"{summary.host_hits / requests:.1%}",
         "parameters": f"{summary.num_parameters:,}",
+        **health_figures(status.health),
     }
+
+
+def health_figures(health: Health | None) -> dict[str, str]:
+    """The figures of representations that are defined."""
+    titles = {
+        "std_mean": "std of columns, mean",
+        "std_min": "std of columns, least",
+        "effective_rank": "effective rank",
+        "alignment": "alignment",
+        "uniformity": "uniformity",
+    }
+    found = {} if health is None else asdict(health)
+    return {titles[name]: f"{value:.3f}" for name, value in found.items() if value is not None}
 
 
 def training_table(run: RunFile, status: RunStatus) -> Table:
@@ -32,6 +51,8 @@ def training_table(run: RunFile, status: RunStatus) -> Table:
     rows = training_figures(status)
     for number, reason in enumerate(status.skipped_checkpoints):
         rows[f"damaged checkpoint {number + 1}"] = reason
+    for warning in status.warnings:
+        rows["warning"] = warning
     return two_columns(f"{run.run.name} with {status.world_size} worker(s)", rows)
 
 

@@ -45,7 +45,7 @@ def metric_steps(folder: Path) -> list[int]:
 def test_decisions_follow_from_the_step_alone(tmp_path: Path) -> None:
     coordinator = RunCoordinator(run_of(tmp_path))
     coordinator.plan(total_steps=12)
-    decisions = [coordinator.decide(number) for number in range(1, 13)]
+    decisions = [coordinator.decide(number, loss=1.0) for number in range(1, 13)]
     assert [number + 1 for number, decision in enumerate(decisions) if decision.save] == [5, 10, 12]
     assert [number + 1 for number, decision in enumerate(decisions) if decision.stop] == [12]
 
@@ -57,7 +57,7 @@ def test_a_decision_writes_nothing_and_a_report_puts_the_lines_up_to_a_checkpoin
     for number in range(1, 5):
         coordinator.report(step(number))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert coordinator.decide(5).save
+    assert coordinator.decide(5, loss=0.2).save
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     coordinator.report(step(5))
     assert metric_steps(tmp_path) == [1, 2, 3, 4, 5]
@@ -148,7 +148,7 @@ def test_an_aborted_run_decides_nothing_and_leaves_the_folder_to_the_other(tmp_p
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     coordinator.abort("the lease is another's")
     with pytest.raises(TrainingFailed, match="the lease is another's"):
-        coordinator.decide(1)
+        coordinator.decide(1, loss=1.0)
     coordinator.saved(names[0])
     coordinator.end("failed")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -160,5 +160,5 @@ def test_the_metrics_up_to_a_checkpoint_are_there_before_it_is_written(tmp_path:
     coordinator.plan(total_steps=20)
     for number in range(1, 6):
         coordinator.report(step(number))
-        coordinator.decide(number)
+        coordinator.decide(number, loss=1.0 / number)
     assert metric_steps(tmp_path) == [1, 2, 3, 4, 5]  # as a kill after the checkpoint's last byte leaves it

@@ -11,7 +11,7 @@ from service.noise import Noise
 from service.objectives import LossSum
 from service.preparation import device_of, pick_device
 from service.run_file import RunFile, parse_run_text
-from service.training import build_optimizer, take_step
+from service.step import build_optimizer, take_step
 from storage.errors import BadInput
 from tests.service.batches import homogeneous, make_batch
 
@@ -51,7 +51,7 @@ def test_a_step_whose_loss_or_gradient_is_no_number_fails_before_the_weights_cha
 
     optimizer = build_optimizer(run, model)
     with pytest.raises(TrainingFailed, match=found):
-        take_step(run, batch, forward=forward, model=model, optimizer=optimizer, group=Group())
+        take_step(run, [batch], step=1, forward=forward, model=model, optimizer=optimizer, group=Group())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

@@ -1,0 +1,141 @@
+"""Law: W ranks that accumulate equal one that does: loss, gradient, running statistics and health; one reduction.
+
+Dropout, masks, replacement rows and batch norm are on; the batches of a step are cut unevenly over ranks, differently
+each, and a rank may have no seed of one. Each test starts its own gloo processes (this file run as a program).
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from sampling.batch import MiniBatch
+from service.group import Group
+from service.health import SeedStates
+from service.model import Model, build_model
+from service.run_file import RunFile, parse_run_text
+from service.step import find_gradient
+from tests.data import ROOT
+from tests.processes import environment
+from tests.service.batches import homogeneous, make_batch
+
+OBJECTIVES = {
+    "graphmae": "{name: graphmae, mask_rate: 0.6, replace_rate: 0.4, decoder: gcn}",
+    "bgrl": "{name: bgrl, predictor_norm: batch}",
+}
+BATCHES = {1: ((11,), (9,), (7,)), 2: ((8, 3), (0, 9), (6, 1)), 3: ((4, 3, 4), (9, 0, 0), (0, 5, 2))}
+"""seeds of each rank in each of the three batches of a step, by world size"""
+LIMIT_SECONDS = 120
+
+
+def run_of(objective: str) -> RunFile:
+    return parse_run_text(
+        f"""
+        run: {{name: r}}
+        data: {{store: s}}
+        encoder:
+          {{name: gcn, hidden_dim: 8, norm: batch, residual: true, feature_dropout: 0.2, edge_dropout: 0.2,
+            kernels: torch}}
+        objective: {OBJECTIVES[objective]}
+        training: {{accumulate: 3, clip_norm: 0.05}}
+        """,
+        place="run.yaml",
+    )
+
+
+def batches_of(model: Model, *, rank: int, world_size: int) -> Iterator[MiniBatch]:
+    graph = homogeneous()
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(1)).tolist()
+    first = 0
+    for step, counts in enumerate(BATCHES[world_size]):
+        mine = first + sum(counts[:rank])
+        seeds = [graph.all_seeds()[number] for number in order[mine : mine + counts[rank]]]
+        hops = 2 + model.objective.reach
+        batch = make_batch(graph, seeds, num_hops=hops, fanout=2, num_seeds_global=sum(counts))
+        first += sum(counts)
+        yield replace(batch, step=step)
+
+
+def run_case(objective: str, *, group: Group, process_group: Any) -> dict[str, Tensor]:
+    run = run_of(objective)
+    model = build_model(run, homogeneous().schema, group=group).double()
+    forward: nn.Module = model
+    reductions: list[int] = []
+    if group.world_size > 1:
+
+        def counted(
+            state: Any,
+            bucket: dist.GradBucket,  # type: ignore[name-defined]  # torch makes it at run time
+        ) -> torch.futures.Future[Tensor]:
+            reductions.append(bucket.index())
+            return allreduce_hook(state, bucket)
+
+        forward = DistributedDataParallel(model, broadcast_buffers=False, process_group=process_group)
+        forward.register_comm_hook(process_group, counted)
+    states = SeedStates()
+    batches = batches_of(model, rank=group.rank, world_size=group.world_size)
+    found = find_gradient(run, batches, num_batches=3, forward=forward, model=model, group=group, states=states)
+    health = {f"health {name}": value for name, value in asdict(states.figures(group)).items()}
+    assert None not in health.values()
+    assert reductions.count(0) == (group.world_size > 1)
+    assert len(set(reductions)) == len(reductions), "a bucket was reduced twice"
+    figures = {"loss": found.loss, "norm": found.norm, **health}
+    result = {name: torch.tensor(value, dtype=torch.float64) for name, value in figures.items()}
+    result["batch losses"] = torch.tensor(found.batch_losses, dtype=torch.float64)
+    result |= {
+        f"gradient {name}": parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
+    return result | {f"buffer {name}": buffer for name, buffer in model.named_buffers()}
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_that_accumulate_equal_one_rank(world_size: int, tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "tests.laws.test_accumulation_ranks", str(world_size), str(tmp_path)]
+    ranks = [
+        subprocess.Popen([*program, str(rank)], cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+        for rank in range(world_size)
+    ]
+    try:
+        for process in ranks:
+            _, errors = process.communicate(timeout=LIMIT_SECONDS)
+            assert process.returncode == 0, errors
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+    for objective in OBJECTIVES:
+        alone = run_case(objective, group=Group(), process_group=None)
+        for rank in range(world_size):
+            together = load_file(tmp_path / f"{objective}.{rank}.safetensors")
+            assert together.keys() == alone.keys()
+            for name, value in alone.items():
+                # states are gathered in float32 for health
+                tolerance = 1e-5 if name.startswith("health") else 1e-9
+                difference = float((together[name] - value).norm() / value.norm().clamp(min=1e-6))
+                assert difference <= tolerance, f"{objective}: {name} on rank {rank}: {difference}"
+
+
+def run_rank(*, world_size: int, folder: Path, rank: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
+    group = Group.from_torch(local_rank=rank)
+    for objective in OBJECTIVES:
+        result = run_case(objective, group=group, process_group=dist.group.WORLD)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in result.items()}, folder / f"{objective}.{rank}.safetensors"
+        )
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run_rank(world_size=int(sys.argv[1]), folder=Path(sys.argv[2]), rank=int(sys.argv[3]))
