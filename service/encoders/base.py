@@ -45,7 +45,7 @@ class Encoder(nn.Module):
     @property
     def num_layers(self) -> int:
         """Layers that read a hop each; 0 where nodes are encoded without neighbours."""
-        return self.config.num_layers
+        return self.config.num_hops
 
     @property
     def layer_dims(self) -> tuple[int, ...]:

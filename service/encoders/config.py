@@ -68,6 +68,11 @@ class EncoderConfig(BaseModel):
         return joined_dim(self.jumping, self.hidden_dim, num_layers=self.num_layers)
 
     @property
+    def num_hops(self) -> int:
+        """Hops that the layers read."""
+        return 0 if self.name == "mlp" else self.num_layers
+
+    @property
     def is_imported(self) -> bool:
         """Whether `name` is the import path of a class."""
         return self.name not in CONVOLUTIONS

@@ -38,11 +38,6 @@ class MlpEncoder(Encoder):
             for number, width in enumerate(self.layer_dims[:-1])
         )
 
-    @property
-    def num_layers(self) -> int:
-        """0: no layer reads a hop."""
-        return 0
-
     def forward(
         self,
         h: Tensor,

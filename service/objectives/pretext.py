@@ -140,10 +140,10 @@ def _check(config: PretextConfig, *, schema: GraphSchema, encoder_config: Encode
             rule="degree predicts degrees, so the graph needs edges",
             remedy="ingest an edge table, or leave the task out",
         )
-    if reads_features and config.num_averages > encoder_config.num_layers:
+    if reads_features and config.num_averages > encoder_config.num_hops:
         raise BadInput(
             f"objective.num_averages={config.num_averages}",
-            f"an encoder of {encoder_config.num_layers} layers",
+            f"an encoder that reads {encoder_config.num_hops} hops",
             rule="features are averaged over hops that the encoder reads",
-            remedy=f"set objective.num_averages to at most {encoder_config.num_layers}",
+            remedy=f"set objective.num_averages to at most {encoder_config.num_hops}",
         )

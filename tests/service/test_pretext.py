@@ -270,5 +270,5 @@ def test_a_graph_that_lacks_what_is_predicted_is_refused_with_the_remedy() -> No
         PretextConfig(num_averages=3),
         dim=4,
         num_relations=1,
-        message=r"num_averages=3: an encoder of 2 layers: .*; set objective.num_averages to at most 2",
+        message=r"num_averages=3: an encoder that reads 2 hops: .*; set objective.num_averages to at most 2",
     )
