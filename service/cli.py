@@ -10,6 +10,7 @@ import typer
 
 from service.change_commands import add_change_commands
 from service.command_line import Json, examples
+from service.holdout_command import add_holdout_command
 from service.outcome import FAILED, command, show
 from service.process import prepare_process
 from service.replay_command import add_replay_command
@@ -29,6 +30,7 @@ app = typer.Typer(
 add_store_commands(app)
 add_change_commands(app)
 add_replay_command(app)
+add_holdout_command(app)
 
 RunPath = Annotated[str, typer.Argument(metavar="RUN.yaml", help="Run file.")]
 Overrides = Annotated[
@@ -148,7 +150,12 @@ def embed(
 
 
 @app.command(
-    epilog=examples("hopstream evaluate run.yaml", "hopstream evaluate run.yaml --embeddings my-embeddings --json")
+    epilog=examples(
+        "hopstream evaluate run.yaml",
+        "hopstream evaluate run.yaml --embeddings my-embeddings --json",
+        "hopstream evaluate run.yaml evaluation.tasks=[probe,knn,few_shot,clustering,picture]",
+        "hopstream evaluate run.yaml evaluation.tasks=[link] evaluation.link.edges=split/test.parquet",
+    )
 )
 def evaluate(
     run_file: RunPath,
@@ -156,15 +163,19 @@ def evaluate(
     embeddings: Annotated[str | None, typer.Option(help="Folder that `embed` wrote; default: the run's.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Probe embeddings on the store's labels, beside raw-feature, SGC and random-init baselines."""
+    """Score embeddings beside raw-feature, SGC and random-init baselines.
+
+    A linear probe on the store's labels; by evaluation.tasks also nearest neighbours, few-shot classification,
+    clustering, link prediction of held-out edges, and a picture.
+    """
     from service.results import evaluate_run
     from service.run_file import load_run_file
-    from service.tables import evaluation_table
+    from service.task_tables import evaluation_tables
 
     with command(as_json=as_json) as progress:
         run = load_run_file(run_file, overrides=overrides or [])
         report = evaluate_run(run, embeddings=embeddings, progress=progress)
-    show(report.to_json(), as_json=as_json, table=lambda: evaluation_table(report))
+    show(report.to_json(), as_json=as_json, table=lambda: evaluation_tables(report))
 
 
 @app.command(epilog=examples("hopstream demo", "hopstream demo --out demo --json"))

@@ -1,8 +1,14 @@
-"""Evaluation: a linear probe on trained embeddings, beside what they have to beat.
+"""Evaluation: trained embeddings at several tasks, beside what they have to beat.
 
-For every node type with labels: rows of the embeddings, of the raw features, of SGC and of the same encoder
-with fresh weights, each through the same probe on the same splits (`service.probe`). Only rows that a split uses
-are held, one kind of rows at a time.
+    probe        a linear probe on the labels: the data's split, or random ones    service.probe
+    knn          nearest neighbours on the same splits                             service.knn
+    few_shot     a few labels a class                                              service.few_shot
+    clustering   k-means against the labels                                        service.clustering
+    link         held-out edges                                                    service.link_prediction
+    picture      the rows in two dimensions                                        service.picture
+
+Each task gets rows of the embeddings, of the raw features, of SGC and of the same encoder with fresh weights
+(`service.evaluation_rows`), of the same nodes. Only rows that a task looks at are held, one kind of rows at a time.
 """
 
 import time
@@ -11,27 +17,34 @@ from contextlib import ExitStack
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.baselines import NONE, Machinery, random_rows, raw_rows, sgc_rows
-from service.embedding import EmbeddingConfig, check_schema
-from service.embedding_files import MANIFEST, EmbeddingManifest, read_manifest, read_parts
+from service.baselines import Machinery
+from service.clustering import ClusteringConfig, ClusteringTask
+from service.embedding import EmbeddingConfig
+from service.embedding_files import read_manifest
 from service.encoders.base import Encoder
-from service.evaluation_report import EvaluationReport, RowsName, RowsReport, TypeReport, absent, summarise
+from service.evaluation_report import EvaluationReport, TaskName
+from service.evaluation_rows import Wanted, all_rows, check_manifest, missing_note
+from service.evaluation_task import FigureTask, Task
 from service.feature_values import FeatureValues
-from service.labelled_rows import LabelledType, labelled_types, read_labelled
+from service.few_shot import FewShotConfig, FewShotTask
+from service.knn import KnnConfig, KnnTask
+from service.labelled_rows import LabelledType, SplitSource, labelled_types, read_labelled
 from service.lease import Lease
-from service.probe import Split, SplitSizes, probe_splits
+from service.link_prediction import LinkConfig, LinkTask, link_problem
+from service.picture import PictureConfig, PictureTask
+from service.probe import SplitSizes
+from service.probe_task import ProbeTask
 from service.schema import GraphSchema
 from service.tiers import open_features
 from storage.errors import BadInput
+from storage.graph import Topology
 from storage.place import Place
 from storage.progress import Progress
 from storage.store import Store
 
-Wanted = list[NDArray[np.int64]]
-"""ascending dense ids per node type"""
+USES_LABELS: tuple[TaskName, ...] = ("probe", "knn", "few_shot", "clustering")
 
 
 class EvaluationConfig(BaseModel):
@@ -39,8 +52,14 @@ class EvaluationConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    node_type: str | None = Field(None, description="Node type to probe; unset for every type with labels.")
-    num_splits: int = Field(3, ge=1, description="Random splits, for data without a split of its own.")
+    tasks: tuple[TaskName, ...] = Field(
+        ("probe",), min_length=1, description="What is done, of probe, knn, few_shot, clustering, link, picture."
+    )
+    node_type: str | None = Field(None, description="Node type to evaluate; unset for every type with labels.")
+    split: SplitSource = Field(
+        "auto", description="The data's own split, or random ones; auto: the data's where it has one."
+    )
+    num_splits: int = Field(3, ge=1, description="Random splits, 20 in the protocol of BGRL.")
     train_fraction: float = Field(0.1, gt=0, lt=1, description="Share of labelled nodes a random split trains on.")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="Share of labelled nodes that choose C.")
     max_train_rows: int = Field(2000, ge=2, description="Training rows used at most, drawn by the seed.")
@@ -51,6 +70,11 @@ class EvaluationConfig(BaseModel):
         min_length=1,
         description="Values of C (inverse L2 penalty) tried; validation accuracy chooses.",
     )
+    knn: KnnConfig = KnnConfig()
+    few_shot: FewShotConfig = FewShotConfig()
+    clustering: ClusteringConfig = ClusteringConfig()
+    link: LinkConfig = LinkConfig()
+    picture: PictureConfig = PictureConfig()
 
     @property
     def sizes(self) -> SplitSizes:
@@ -66,19 +90,22 @@ def evaluate(
     config: EvaluationConfig,
     seed: int,
     work: Place,
+    pictures: Place,
     cache_bytes: int,
     embedding: EmbeddingConfig,
     device: torch.device,
     progress: Progress,
 ) -> EvaluationReport:
-    """Probe the embeddings in folder `embeddings` and the three baselines on `store`'s labels.
+    """Score the embeddings in folder `embeddings` and the three baselines at the tasks of `config`.
 
     Args:
         random_encoder: makes an encoder of the trained one's configuration with fresh weights.
-        seed: of random splits and of the draws that keep within the limits of rows.
+        seed: of everything drawn: splits, rows within the limits, shots, starts, negatives.
+        pictures: where pictures are written.
         work, cache_bytes, embedding, device: for the layer-wise baselines, as in `service.embedding.embed`.
 
-    Raises BadInput when the store has no labels, and when the embeddings are unfinished or of other nodes.
+    Raises BadInput when a task needs labels and the store has none, when held-out edges are missing or in the store,
+    and when the embeddings are unfinished or of other nodes.
     """
     began = time.monotonic()
     if config.train_fraction + config.val_fraction >= 1.0:
@@ -91,26 +118,18 @@ def evaluate(
     place = Place(embeddings)
     manifest = read_manifest(place)
     check_manifest(manifest, store, place)
-    types: list[LabelledType] = []
-    names = labelled_types(store, chosen=config.node_type)
-    progress.stage("read labels", total=sum(map(store.num_nodes, names)), unit="nodes")
-    for name in names:
-        labelled = read_labelled(
-            store,
-            name,
-            num_splits=config.num_splits,
-            fractions=(config.train_fraction, config.val_fraction),
-            sizes=config.sizes,
-            seed=seed,
-        )
-        types.append(labelled)
-        progress.advance(store.num_nodes(name))
-    results: list[list[RowsReport]] = [[] for _ in types]
+    labelled = read_types(store, config=config, seed=seed, progress=progress)
     with Lease(work), ExitStack() as opened:
         num_edges = sum(relation.num_edges for relation in store.relations)
         progress.stage("read edges", total=num_edges, unit="edges")
         topology = store.topology()
         progress.advance(num_edges)
+        probes = [ProbeTask(kind, strengths=config.strengths) for kind in labelled if "probe" in config.tasks]
+        tasks = [
+            task
+            for name in dict.fromkeys(config.tasks)
+            for task in make_tasks(name, store, topology, labelled, config=config, seed=seed, pictures=pictures)
+        ]
         machinery = Machinery(
             topology=topology,
             features=open_features(store, opened),
@@ -121,171 +140,107 @@ def evaluate(
             device=device,
             progress=progress,
         )
-
-        def score(number: int, name: RowsName, x_ND: NDArray[np.float32], since: float) -> None:
-            results[number].append(probe_rows(types[number], name, x_ND, config=config, since=since, progress=progress))
-
-        def score_all(name: RowsName, rows_of: Callable[[Wanted], Sequence[NDArray[np.float32]]]) -> None:
-            """Score rows that one pass gives for all types that have them."""
-            scored = [kind for kind in types if name != "sgc" or machinery.features[kind.index] is not None]
-            began_rows = time.monotonic()
-            wanted: Wanted = [NONE] * len(store.node_types)
-            for kind in scored:
-                wanted[kind.index] = kind.rows()
-            found = rows_of(wanted)
-            share = (time.monotonic() - began_rows) / max(1, len(scored))
-            for number, kind in enumerate(types):
-                if kind in scored:
-                    score(number, name, found[kind.index], time.monotonic() - share)
-
-        for number, kind in enumerate(types):
-            since = time.monotonic()
-            trained = embedded_rows(
-                store, kind.name, manifest=manifest, place=place, rows=kind.rows(), progress=progress
-            )
-            score(number, "trained", trained, since)
-            table = machinery.features[kind.index]
-            if table is None:
-                note = f"node type {kind.name} has no features"
-                results[number] += [absent("raw", note=note), absent("sgc", note=note)]
-            else:
-                since = time.monotonic()
-                scale = store.node_type(kind.name).feature_scale
-                raw = raw_rows(table, scale=scale, rows=kind.rows(), name=kind.name, progress=progress)
-                score(number, "raw", raw, since)
-        score_all("sgc", lambda wanted: sgc_rows(machinery, rows=wanted))
-        encoder = random_encoder()
-        check_schema(encoder.schema, store)
-        score_all("random_init", lambda wanted: random_rows(machinery, encoder, rows=wanted))
+        for rows in all_rows(
+            store,
+            wanted=wanted_by([*probes, *tasks], num_types=len(store.node_types)),
+            manifest=manifest,
+            place=place,
+            machinery=machinery,
+            random_encoder=random_encoder,
+            progress=progress,
+        ):
+            for task in [*probes, *tasks]:
+                missing = [index for index in task.wanted if rows.x[index] is None]
+                if missing:
+                    task.leave_out(rows.name, note=missing_note(store, missing[0]))
+                else:
+                    task.score(rows, progress)
+            del rows  # the next kind is made while nothing holds this one
     return EvaluationReport(
         embeddings=embeddings,
         run=manifest.run,
         step=manifest.step,
         seed=seed,
         seconds=time.monotonic() - began,
-        node_types=tuple(
-            report_type(kind, store=store, results=result) for kind, result in zip(types, results, strict=True)
-        ),
+        node_types=tuple(probe.report(store) for probe in probes),
+        tasks=tuple(task.report() for task in tasks),
     )
 
 
-def probe_rows(
-    kind: LabelledType,
-    name: RowsName,
-    x_ND: NDArray[np.float32],
+def read_types(store: Store, *, config: EvaluationConfig, seed: int, progress: Progress) -> list[LabelledType]:
+    """Labels and splits of the types evaluated; of none where no task uses labels."""
+    if not set(USES_LABELS) & set(config.tasks):
+        return []
+    names = labelled_types(store, chosen=config.node_type)
+    progress.stage("read labels", total=sum(map(store.num_nodes, names)), unit="nodes")
+    types = []
+    for name in names:
+        types.append(
+            read_labelled(
+                store,
+                name,
+                num_splits=config.num_splits,
+                fractions=(config.train_fraction, config.val_fraction),
+                sizes=config.sizes,
+                seed=seed,
+                source=config.split,
+            )
+        )
+        progress.advance(store.num_nodes(name))
+    return types
+
+
+def make_tasks(
+    name: TaskName,
+    store: Store,
+    topology: Topology,
+    labelled: Sequence[LabelledType],
     *,
     config: EvaluationConfig,
-    since: float,
-    progress: Progress,
-) -> RowsReport:
-    """Probe rows [len(kind.rows()), D] on every split; the report counts seconds from `since`."""
-    progress.stage(f"probe {kind.name}, {name}", total=len(kind.splits), unit="splits")
-    rows = kind.rows()
-    local = [
-        Split(
-            train=np.searchsorted(rows, split.train),
-            val=np.searchsorted(rows, split.val),
-            test=np.searchsorted(rows, split.test),
+    seed: int,
+    pictures: Place,
+) -> Sequence[FigureTask | PictureTask]:
+    """The tasks that one name of `evaluation.tasks` stands for, apart from the probe."""
+    match name:
+        case "knn":
+            return [KnnTask(kind, config=config.knn) for kind in labelled]
+        case "few_shot":
+            return [FewShotTask(kind, config=config.few_shot, seed=seed) for kind in labelled]
+        case "clustering":
+            return [ClusteringTask(kind, config=config.clustering, seed=seed) for kind in labelled]
+        case "link":
+            problem = link_problem(store, topology, config=config.link, seed=seed)
+            return [
+                LinkTask(problem, score=score, config=config.link, strengths=config.strengths)
+                for score in dict.fromkeys(config.link.scores)
+            ]
+        case "picture":
+            return picture_tasks(store, config=config, seed=seed, pictures=pictures)
+        case "probe":
+            return []
+
+
+def picture_tasks(store: Store, *, config: EvaluationConfig, seed: int, pictures: Place) -> list[PictureTask]:
+    """A picture of the chosen node type, else of each with labels, else of each; labelled nodes where there are any."""
+    with_labels = [kind.name for kind in store.node_types if kind.has_label]
+    names = [config.node_type] if config.node_type else with_labels or [kind.name for kind in store.node_types]
+    tasks = []
+    for name in names:
+        index, live = store.type_index(name), store.live_ids(name)
+        labels = np.full(store.num_nodes(name), -1, dtype=np.int64)
+        if name in with_labels:
+            labels[live] = store.node_column(name, "label").to_numpy()[live]
+        ids = np.flatnonzero(labels >= 0) if (labels >= 0).any() else live
+        tasks.append(
+            PictureTask(index, name=name, labels=labels, ids=ids, config=config.picture, seed=seed, out=pictures)
         )
-        for split in kind.splits
-    ]
-    probes = []
-    for result in probe_splits(
-        x_ND,
-        labels=kind.labels[rows],
-        splits=local,
-        strengths=config.strengths,
-        num_threads=torch.get_num_threads(),
-    ):
-        probes.append(result)
-        progress.advance(1)
-    return summarise(name, dim=x_ND.shape[1], probes=probes, seconds=time.monotonic() - since)
+    return tasks
 
 
-def report_type(kind: LabelledType, *, store: Store, results: Sequence[RowsReport]) -> TypeReport:
-    """One node type's part of the report."""
-    first = kind.splits[0]
-    return TypeReport(
-        node_type=kind.name,
-        num_nodes=store.node_type(kind.name).num_live,
-        num_labelled=kind.num_labelled,
-        num_classes=kind.num_classes,
-        split=kind.kind,
-        num_splits=len(kind.splits),
-        train_rows=first.train.shape[0],
-        val_rows=first.val.shape[0],
-        test_rows=first.test.shape[0],
-        train_rows_available=kind.available[0],
-        val_rows_available=kind.available[1],
-        test_rows_available=kind.available[2],
-        results=tuple(results),
-    )
-
-
-def check_manifest(manifest: EmbeddingManifest, store: Store, place: Place) -> None:
-    """Raise BadInput when node types, or their numbers of nodes, are not those of the store."""
-    embedded = {kind.name: kind.num_nodes for kind in manifest.node_types}
-    stored = {kind.name: kind.num_live for kind in store.node_types}
-    for name in stored | embedded:
-        if embedded.get(name) != stored.get(name):
-            raise BadInput(
-                place.full(MANIFEST),
-                f"node type {name}: {embedded.get(name, 'no')} embeddings for {stored.get(name, 'no')} nodes",
-                rule=f"embeddings cover the nodes of the store, {store.place.url}",
-                remedy="embed this store again, or name the embeddings that belong to it",
-            )
-
-
-def embedded_rows(
-    store: Store,
-    node_type: str,
-    *,
-    manifest: EmbeddingManifest,
-    place: Place,
-    rows: NDArray[np.int64],
-    progress: Progress,
-) -> NDArray[np.float32]:
-    """Embeddings [len(rows), D] of the ascending dense ids `rows`, joined by the user's ids.
-
-    Raises BadInput for an id that the store does not know, that occurs twice, or that is missing; DamagedStore
-    for a part that cannot be read.
-    """
-    kind = next(item for item in manifest.node_types if item.name == node_type)
-    progress.stage(f"read {node_type}", total=kind.num_nodes, unit="nodes")
-    seen = np.zeros(store.num_nodes(node_type), dtype=bool)
-    seen[store.deleted(node_type)] = True
-    out = np.empty((rows.shape[0], manifest.dim), dtype=np.float32)
-    remedy = "embed this store again, or name the embeddings that belong to it"
-    for ids, x_ND in read_parts(place, kind.parts):
-        found = store.rows_of(node_type, ids)
-        again = np.flatnonzero(seen[found])
-        fresh = np.unique(found).shape[0]
-        if again.size or fresh < found.shape[0]:
-            first = int(again[0]) if again.size else repeated(found)
-            raise BadInput(
-                place.full(node_type),
-                f"id {ids[first]} twice",
-                rule="every node has one embedding",
-                remedy=remedy,
-            )
-        seen[found] = True
-        target = np.searchsorted(rows, found)
-        wanted = np.flatnonzero((target < rows.shape[0]) & (rows[np.minimum(target, rows.shape[0] - 1)] == found))
-        out[target[wanted]] = x_ND[wanted]
-        progress.advance(found.shape[0])
-    missing = np.flatnonzero(~seen)
-    if missing.size:
-        identifier = store.node_column(node_type, "id")[int(missing[0])]
-        raise BadInput(
-            place.full(node_type),
-            f"no embedding of id {identifier} ({missing.size} such nodes)",
-            rule="every node has one embedding",
-            remedy=remedy,
-        )
-    return out
-
-
-def repeated(values: NDArray[np.int64]) -> int:
-    """Place of the first value that occurs before it already; there is one."""
-    _, first = np.unique(values, return_index=True)
-    return int(np.setdiff1d(np.arange(values.shape[0]), first)[0])
+def wanted_by(tasks: Sequence[Task], *, num_types: int) -> Wanted:
+    """The ids that any task looks at, ascending, of each node type."""
+    wanted: Wanted = []
+    for index in range(num_types):
+        ids = [task.wanted[index] for task in tasks if index in task.wanted]
+        wanted.append(np.unique(np.concatenate(ids)) if ids else np.empty(0, dtype=np.int64))
+    return wanted

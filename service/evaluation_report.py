@@ -1,6 +1,7 @@
 """What an evaluation found, as plain data for tables and JSON."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ from service.probe import ProbeResult
 
 RowsName = Literal["trained", "raw", "sgc", "random_init"]
 ROW_NAMES: tuple[RowsName, ...] = ("trained", "raw", "sgc", "random_init")
+TaskName = Literal["probe", "knn", "few_shot", "clustering", "link", "picture"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,52 @@ class TypeReport:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """One measure over splits, draws or seeds."""
+
+    mean: float
+    deviation: float
+    """sample standard deviation; 0 for one value"""
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One kind of rows at one task."""
+
+    rows: str
+    """a `RowsName`, or the name of a baseline of the task's own"""
+    dim: int | None
+    """columns; None where these rows do not exist"""
+    figures: dict[str, Figure]
+    """empty where these rows do not exist"""
+    seconds: float
+    """computing or reading the rows, and scoring them"""
+    note: str
+    """why there is no result; empty otherwise"""
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """One task other than the probe, for one node type or relation.
+
+    Accuracies and the figures of link prediction are in percent; nmi and ari are as they are defined, at most 1.
+    """
+
+    task: TaskName
+    of: str
+    """node type or relation"""
+    settings: dict[str, int | float | str | bool]
+    """what was done and on how much"""
+    results: tuple[Scores, ...]
+
+    def mean(self, rows: str, figure: str) -> float | None:
+        """Mean of a figure for one kind of rows; None where there is none."""
+        found = next(result.figures.get(figure) for result in self.results if result.rows == rows)
+        return None if found is None else found.mean
+
+
+@dataclass(frozen=True)
 class EvaluationReport:
     """The whole evaluation."""
 
@@ -77,24 +125,52 @@ class EvaluationReport:
     """of splits and of the random encoder"""
     seconds: float
     node_types: tuple[TypeReport, ...]
+    """the probe of each type; empty where it was not asked for"""
+    tasks: tuple[TaskReport, ...]
+    """the other tasks, in the order asked for"""
 
     def to_json(self) -> dict[str, Any]:
         """The same as nested dictionaries and lists."""
         return asdict(self)
 
 
+def figure(values: Sequence[float]) -> Figure:
+    """Mean and sample deviation of one value or more."""
+    mean = math.fsum(values) / len(values)
+    spread = math.fsum((value - mean) ** 2 for value in values)
+    return Figure(
+        mean=mean,
+        deviation=math.sqrt(spread / (len(values) - 1)) if len(values) > 1 else 0.0,
+        values=tuple(values),
+    )
+
+
+def scores(rows: str, *, dim: int, figures: Mapping[str, Sequence[float]], seconds: float) -> Scores:
+    """The result of rows that exist."""
+    return Scores(
+        rows=rows,
+        dim=dim,
+        figures={name: figure(values) for name, values in figures.items()},
+        seconds=seconds,
+        note="",
+    )
+
+
+def no_scores(rows: str, *, note: str) -> Scores:
+    """The result of rows that do not exist."""
+    return Scores(rows=rows, dim=None, figures={}, seconds=0.0, note=note)
+
+
 def summarise(rows: RowsName, *, dim: int, probes: list[ProbeResult], seconds: float) -> RowsReport:
     """Mean and deviation over the splits."""
-    tests = [100.0 * result.test_accuracy for result in probes]
-    mean = math.fsum(tests) / len(tests)
-    spread = math.fsum((value - mean) ** 2 for value in tests)
+    accuracy = figure([100.0 * result.test_accuracy for result in probes])
     return RowsReport(
         rows=rows,
         dim=dim,
-        accuracy=mean,
-        deviation=math.sqrt(spread / (len(tests) - 1)) if len(tests) > 1 else 0.0,
-        val_accuracy=100.0 * math.fsum(result.val_accuracy for result in probes) / len(probes),
-        accuracies=tuple(tests),
+        accuracy=accuracy.mean,
+        deviation=accuracy.deviation,
+        val_accuracy=figure([100.0 * result.val_accuracy for result in probes]).mean,
+        accuracies=accuracy.values,
         strengths=tuple(result.strength for result in probes),
         num_unconverged=sum(not result.converged for result in probes),
         seconds=seconds,

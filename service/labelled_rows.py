@@ -16,6 +16,9 @@ PARTS = SPLITS[:-1]
 """nodes of the last split are in no part of a probe"""
 
 
+SplitSource = Literal["auto", "data", "random"]
+
+
 @dataclass(frozen=True)
 class LabelledType:
     """A node type's labels and splits; row numbers are dense ids."""
@@ -63,11 +66,16 @@ def read_labelled(
     fractions: tuple[float, float],
     sizes: SplitSizes,
     seed: int,
+    source: SplitSource = "auto",
 ) -> LabelledType:
     """Labels and splits of one node type.
 
-    The data's splits are used where any node is in one, else `num_splits` random ones. Raises BadInput when a
-    part of the data's split is empty, or when there are too few labels or classes to probe.
+    Args:
+        source: data: the split of the data; random: `num_splits` random ones; auto: the data's where any node is in
+            one, else random ones.
+
+    Raises BadInput when a part of the data's split is empty or it has none but is asked for, and when there are too
+    few labels or classes to probe.
     """
     index = store.type_index(node_type)
     info = store.node_types[index]
@@ -76,7 +84,14 @@ def read_labelled(
     labels[store.deleted(node_type)] = -1
     labelled = np.flatnonzero(labels >= 0)
     available: tuple[int, int, int]
-    data = data_split(store, node_type, labels) if info.has_split else None
+    data = data_split(store, node_type, labels) if info.has_split and source != "random" else None
+    if data is None and source == "data":
+        raise BadInput(
+            f"evaluation.split=data, node type {node_type}",
+            "no node is in a split",
+            rule="the data's own split needs a column `split` in the node table",
+            remedy="set evaluation.split to random, or ingest a table with that column",
+        )
     if data is not None:
         available = (data.train.shape[0], data.val.shape[0], data.test.shape[0])
         if min(available) == 0:

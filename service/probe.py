@@ -40,6 +40,10 @@ class Split:
         """All of them, ascending."""
         return np.sort(np.concatenate([self.train, self.val, self.test]))
 
+    def within(self, rows: NDArray[np.int64]) -> "Split":
+        """The same split as places in `rows`, which are ascending and hold all of it."""
+        return Split(*(np.searchsorted(rows, part) for part in (self.train, self.val, self.test)))
+
 
 @dataclass(frozen=True)
 class SplitSizes:

@@ -24,6 +24,7 @@ from storage.store import Store
 
 EMBEDDINGS = "embeddings"
 WORK = "work"
+PICTURES = "pictures"
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def use_all_cores(run: RunFile) -> None:
 
 
 def evaluate_run(run: RunFile, *, embeddings: str | None, progress: Progress) -> EvaluationReport:
-    """Probe a run's embeddings (or those in `embeddings`) on the store they are of, beside the baselines."""
+    """Score a run's embeddings (or those in `embeddings`) on the store they are of, beside the baselines."""
     settings = settings_of(run)
     use_all_cores(run)
     folder = embeddings or run_place(run).full(EMBEDDINGS)
@@ -134,6 +135,7 @@ def evaluate_run(run: RunFile, *, embeddings: str | None, progress: Progress) ->
         config=run.evaluation,
         seed=settings.run.seed,
         work=run_place(run).child(WORK),
+        pictures=run_place(run).child(PICTURES),
         cache_bytes=layerwise_cache_bytes(run.tiers),
         embedding=run.embedding,
         device=pick_device(run, local_rank=0),

@@ -11,7 +11,7 @@ STORAGE = {"storage", "numpy", "pyarrow", "fsspec", "numba", "pydantic", "xxhash
 SAMPLING = STORAGE | {"sampling", "torch"}
 SERVICE = SAMPLING | {
     "service", "ray", "prometheus_client", "dgl", "typer", "rich", "sklearn", "safetensors", "yaml", "psutil",
-    "threadpoolctl", "torch_geometric",
+    "threadpoolctl", "torch_geometric", "matplotlib",
 }  # fmt: skip
 ALLOWED = {"storage": STORAGE, "sampling": SAMPLING, "service": SERVICE}
 FILES = sorted(path for room in ALLOWED for path in (ROOT / room).rglob("*.py"))
