@@ -16,6 +16,7 @@ from sampling.batch_size import NUM_LOOKED_AT, BatchSize, batch_bytes, table_nee
 from sampling.device_rows import tables_behind
 from sampling.fanouts import HopFanout
 from sampling.memory_split import (
+    HEADROOM,
     KEPT_BYTES,
     PACK_THREADS,
     MemorySplit,
@@ -38,6 +39,10 @@ from storage.progress import NoProgress, Progress
 from storage.read_pool import ReadPool
 from storage.store import Store
 
+WAITING_SHARE = 1 / 16
+"""of the budget: finished batches that wait"""
+MOST_WAITING = 8
+"""disks pause for several batches at times; what waits lets the consumer go on meanwhile"""
 SURELY_SMALL = 0.3
 """of the budget: a topology of at most this is read into memory before anything is known of the batches"""
 
@@ -63,7 +68,8 @@ class StreamSettings:
     """None for as many as memory allows"""
     packing: Packing = "auto"
     num_threads: int = 1
-    queue_batches: int = 1
+    queue_batches: int | None = None
+    """finished batches that may wait; None for as many as a share of memory holds"""
     device_rows: Sequence[int] | None = None
     """of each node type, kept on the training device and not served; the same for all ranks of a host"""
 
@@ -144,14 +150,15 @@ def open_stream(
         stored.append(file if file is None else opened.enter_context(closing(file)))
     on_device = settings.device_rows or [0] * len(stored)
     tables, batch = tables_behind(stored, on_device), batch.behind(on_device)
+    bytes_of_batch = batch_bytes(batch, tables, num_relations=len(store.relations))
     needs = StreamNeeds(
         process_bytes=settings.process_bytes + settings.step_bytes(batch),
         num_nodes=order.num_nodes,
         topology_bytes=sources.num_bytes,
         tables=tuple(table_needs(table, seen) for table, seen in zip(tables, batch.seen, strict=True)),
-        batch_bytes=batch_bytes(batch, tables, num_relations=len(store.relations)),
+        batch_bytes=bytes_of_batch,
         num_threads=settings.num_threads,
-        queue_batches=settings.queue_batches,
+        queue_batches=_waiting_batches(settings, bytes_of_batch, is_fed=memory is not None),
         num_steps=num_steps or order.steps_per_epoch,
     )
 
@@ -203,11 +210,19 @@ def open_stream(
         space=space,
         batches_per_superbatch=settings.batches_per_superbatch or split.batches_per_superbatch,
         ranks=ranks,
-        queue_batches=settings.queue_batches,
+        queue_batches=needs.queue_batches,
         device_rows=on_device,
         memory=memory,
     )
     return OpenStream(stream, split, split_of, needs, batch, speed, sources.look)
+
+
+def _waiting_batches(settings: StreamSettings, bytes_of_batch: int, *, is_fed: bool) -> int:
+    """Finished batches that may wait; of a feeder's stream one, as a feeder has a queue of its own behind it."""
+    if settings.queue_batches is not None or is_fed:
+        return settings.queue_batches or 1
+    fitting = int(WAITING_SHARE * settings.memory_bytes / (HEADROOM * max(1, bytes_of_batch)))
+    return max(1, min(MOST_WAITING, fitting))
 
 
 def _place(store: Store, settings: StreamSettings, mode: SamplingMode) -> TopologyPlace:

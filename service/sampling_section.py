@@ -59,7 +59,7 @@ class SamplingSection(BaseModel):
         4,
         ge=1,
         description="Batches in flight a worker, from memory or from a feeder that workers of a machine share; a "
-        "stream of a worker's own keeps one waiting.",
+        "stream of a worker's own keeps as many waiting as a sixteenth of its memory holds, 1 to 8.",
         json_schema_extra={"harmless": True},
     )
 
