@@ -14,6 +14,7 @@ Each task gets rows of the embeddings, of the raw features, of SGC and of the sa
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -32,7 +33,8 @@ from service.few_shot import FewShotConfig, FewShotTask
 from service.knn import KnnConfig, KnnTask
 from service.labelled_rows import LabelledType, SplitSource, labelled_types, read_labelled
 from service.lease import Lease
-from service.link_prediction import LinkConfig, LinkTask, link_problem
+from service.link_prediction import LinkTask
+from service.link_problem import LinkConfig, held_out_table, link_problem
 from service.picture import PictureConfig, PictureTask
 from service.probe import SplitSizes
 from service.probe_task import ProbeTask
@@ -65,7 +67,7 @@ class EvaluationConfig(BaseModel):
     max_train_rows: int = Field(2000, ge=2, description="Training rows used at most, drawn by the seed.")
     max_val_rows: int = Field(2000, ge=1, description="Validation rows used at most.")
     max_test_rows: int = Field(5000, ge=1, description="Test rows used at most.")
-    strengths: tuple[float, ...] = Field(
+    strengths: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.0625, 0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0),
         min_length=1,
         description="Values of C (inverse L2 penalty) tried; validation accuracy chooses.",
@@ -115,6 +117,8 @@ def evaluate(
             rule="both together leave nodes to test on",
             remedy="lower one of them",
         )
+    if "link" in config.tasks:
+        held_out_table(config.link)  # before anything long begins
     place = Place(embeddings)
     manifest = read_manifest(place)
     check_manifest(manifest, store, place)
@@ -211,7 +215,7 @@ def make_tasks(
         case "link":
             problem = link_problem(store, topology, config=config.link, seed=seed)
             return [
-                LinkTask(problem, score=score, config=config.link, strengths=config.strengths)
+                LinkTask(problem, score=score, strengths=config.strengths)
                 for score in dict.fromkeys(config.link.scores)
             ]
         case "picture":

@@ -6,6 +6,7 @@ apart at once, on the same test rows as the probe's. Shapes: N rows, D columns.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ class FewShotConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    shots: tuple[int, ...] = Field(
+    shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (1, 5), min_length=1, description="Labels a class; a class with fewer training rows gives all it has."
     )
     num_draws: int = Field(20, ge=1, description="Draws of labelled nodes for each number of shots.")

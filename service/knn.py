@@ -7,6 +7,7 @@ with votes that count alike. Shapes: N rows, D columns.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ class KnnConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    neighbors: tuple[int, ...] = Field(
+    neighbors: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (1, 3, 5, 10, 20, 50),
         min_length=1,
         description="Numbers of neighbours tried, as far as there are training rows; validation accuracy chooses.",

@@ -1,28 +1,24 @@
 """The graph as link prediction sees it: held-out pairs, pairs that are no edge, edges to learn from, known targets.
 
 A pair is (source, target) in dense ids of one relation, int64 [n, 2]. In a symmetric relation a pair and its reverse
-are one, written with the smaller id first. Self-loops are no pairs where both ends are of one type.
+are one, written with the smaller id first. Self-loops are no pairs where both ends are of one type. Every score gives
+(u, v) and (v, u) the same where both ends are of one type: there an edge makes known its reverse too, declared or not.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from sampling.keys import below, draw, fold
 from sampling.seeds import permute
-from storage import columns
 from storage.errors import BadInput
 from storage.graph import RelationCSC
 from storage.jit import kernel
-from storage.store import Store
-from storage.tables import open_table
 
 MAX_ATTEMPTS = 1000
 """draws for one pair that is no edge"""
-READ_ROWS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -53,9 +49,18 @@ class LinkGraph:
         _find_edges(self.csc.indptr, self.csc.indices, pairs, found)
         return found
 
+    def reversed_in_store(self, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which pairs [n, 2] are edges of the store the other way round, [n]; none between nodes of two types."""
+        return self.in_store(pairs[:, ::-1]) if self.same_type else np.zeros(pairs.shape[0], dtype=np.bool_)
+
+    def both_ways(self, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The pairs, and their reverses where both ends are of one type."""
+        return np.concatenate([pairs, pairs[:, ::-1]]) if self.same_type else pairs
+
     def negatives(self, count: int, *, key: np.uint64) -> NDArray[np.int64]:
         """`count` pairs drawn uniformly among those that are neither edges of the store nor held out.
 
+        Where both ends are of one type, reverses of edges are none of them either.
         Raises BadInput where the graph leaves (nearly) none.
         """
         out = np.empty((count, 2), dtype=np.int64)
@@ -65,7 +70,7 @@ class LinkGraph:
             self.targets,
             self.csc.indptr,
             self.csc.indices,
-            pair_keys(self.held, num_targets=self.num_targets),
+            np.sort(pair_keys(self.both_ways(self.held), num_targets=self.num_targets)),
             self.same_type,
             self.symmetric,
             out,
@@ -101,61 +106,25 @@ class LinkGraph:
         _fill_targets(self.csc.indptr, self.csc.indices, place, indptr[:-1].copy(), targets)
         return indptr, targets
 
+    def answers(self, sources: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Pairs [n, 2] out of `sources` [k] (distinct) that are no wrong answers: known, held out, or the node itself.
+
+        Where both ends are of one type, nodes with an edge to the source are known too.
+        """
+        indptr, known = self.known_targets(sources)
+        found = [np.stack([np.repeat(sources, np.diff(indptr)), known], axis=1), self.both_ways(self.held)]
+        if self.same_type:
+            found.append(np.stack([sources, sources], axis=1))
+            if not self.symmetric:
+                into = [self.csc.indices[self.csc.indptr[node] : self.csc.indptr[node + 1]] for node in sources]
+                counts = [len(nodes) for nodes in into]
+                nodes = np.concatenate([*into, known[:0]]).astype(np.int64)
+                found.append(np.stack([np.repeat(sources, counts), nodes], axis=1))
+        return np.concatenate(found)
+
     def directed(self, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
         """The pairs as questions "which target": in a symmetric relation each from both of its ends."""
         return np.concatenate([pairs, pairs[:, ::-1]]) if self.symmetric else pairs
-
-
-def relation_index(store: Store, name: str | None) -> int:
-    """Number of the relation `name`, or of the only one there is apart from its reverse; BadInput lists them."""
-    names = [str(info.relation) for info in store.relations]
-    if name is None:
-        first = store.relations[0]
-        if all(first.relation in (info.relation, info.reverse_of) for info in store.relations):
-            return 0
-    elif name in names:
-        return names.index(name)
-    raise BadInput(
-        "evaluation.link.relation",
-        "not given" if name is None else f"{name} is unknown",
-        rule=f"relations of this store: {', '.join(names)}",
-        remedy="choose the one whose edges are held out",
-    )
-
-
-def is_symmetric(store: Store, index: int) -> bool:
-    """Whether a relation holds the reverse of each of its edges."""
-    info = store.relations[index]
-    return info.reverse_of == info.relation
-
-
-def read_pairs(store: Store, index: int, url: str) -> NDArray[np.int64]:
-    """Distinct pairs [n, 2], ascending, of the table at `url` (columns src, dst: the user's ids) in relation `index`.
-
-    Raises BadInput for ids that the store does not know, and for a table of self-loops only.
-    """
-    relation = store.relations[index].relation
-    table = open_table(url, required=("src", "dst"))
-    ends = []
-    for column, node_type in (("src", relation.source), ("dst", relation.target)):
-        kind = columns.id_type(table, column)
-        chunks = [columns.ids(batch.column(0), kind=kind) for _, batch in table.batches([column], max_rows=READ_ROWS)]
-        try:
-            ends.append(store.rows_of(node_type, pa.chunked_array(chunks)))
-        except BadInput as error:
-            place = f"{table.url}, column {column}: {error.place}"
-            raise BadInput(place, error.found, rule=error.rule, remedy=error.remedy) from None
-    pairs = np.stack(ends, axis=1)
-    if relation.source == relation.target:
-        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-    if not pairs.shape[0]:
-        raise BadInput(
-            table.url,
-            f"{table.num_rows} self-loops",
-            rule="held-out edges join two nodes",
-            remedy="hold out other edges",
-        )
-    return distinct(np.sort(pairs, axis=1) if is_symmetric(store, index) else pairs)
 
 
 def pair_keys(pairs: NDArray[np.int64], *, num_targets: int) -> NDArray[np.int64]:
@@ -164,12 +133,12 @@ def pair_keys(pairs: NDArray[np.int64], *, num_targets: int) -> NDArray[np.int64
     return keys
 
 
-def distinct(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The pairs [n, 2] without duplicates, ascending."""
-    ordered = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
-    is_new = np.ones(ordered.shape[0], dtype=np.bool_)
-    is_new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    return np.asarray(ordered[is_new])
+@kernel
+def _is_edge(indptr: NDArray[Any], indices: NDArray[Any], source: int, target: int) -> bool:
+    for edge in range(np.int64(indptr[target]), np.int64(indptr[target + 1])):  # noqa: SIM110 - numba compiles loops
+        if indices[edge] == source:
+            return True
+    return False
 
 
 @kernel
@@ -177,11 +146,7 @@ def _find_edges(
     indptr: NDArray[Any], indices: NDArray[Any], pairs: NDArray[np.int64], found: NDArray[np.bool_]
 ) -> None:
     for number in range(pairs.shape[0]):
-        source, target = pairs[number, 0], pairs[number, 1]
-        for edge in range(np.int64(indptr[target]), np.int64(indptr[target + 1])):
-            if indices[edge] == source:
-                found[number] = True
-                break
+        found[number] = _is_edge(indptr, indices, pairs[number, 0], pairs[number, 1])
 
 
 @kernel
@@ -212,11 +177,9 @@ def _draw_negatives(
             place = np.searchsorted(held, word)
             if place < held.shape[0] and held[place] == word:
                 continue
-            is_edge = False
-            for edge in range(np.int64(indptr[target]), np.int64(indptr[target + 1])):
-                if indices[edge] == source:
-                    is_edge = True
-                    break
+            is_edge = _is_edge(indptr, indices, source, target)
+            if same_type and not symmetric:
+                is_edge = is_edge or _is_edge(indptr, indices, target, source)
             if not is_edge:
                 out[number, 0], out[number, 1] = source, target
                 found = True

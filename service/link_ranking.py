@@ -18,6 +18,8 @@ from storage.jit import kernel
 
 BLOCK_BYTES = 64 << 20
 """scores held at once"""
+TIE = 2.0 * float(np.finfo(np.float64).eps)
+"""times D and the rows' norms: two orders of summing one product differ by less (Higham, 2002, section 3.1)"""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,9 @@ def rank(
         right_CD, right_PD: rows of `asked.candidates` and of `asked.targets`.
     """
     score_P = np.einsum("pd,pd->p", left_QD[asked.source_of], right_PD)
+    # a matrix product sums in another order than the line above, so scores of equal rows may differ in the last bits
+    norm_P = np.linalg.norm(left_QD, axis=1)[asked.source_of] * np.linalg.norm(right_PD, axis=1)
+    slack_P = TIE * left_QD.shape[1] * norm_P
     ahead_P = np.zeros(score_P.shape[0])
     block = max(1, BLOCK_BYTES // (8 * max(1, asked.candidates.shape[0])))
     for start in range(0, asked.sources.shape[0], block):
@@ -99,9 +104,10 @@ def rank(
         first, last = np.searchsorted(asked.masked_source, (start, stop))
         score_BC[asked.masked_source[first:last] - start, asked.masked_candidate[first:last]] = -np.inf
         first, last = np.searchsorted(asked.source_of, (start, stop))
-        _count_ahead(score_BC, asked.source_of[first:last] - start, score_P[first:last], ahead_P[first:last])
+        mine = slice(first, last)
+        _count_ahead(score_BC, asked.source_of[mine] - start, score_P[mine], slack_P[mine], ahead_P[mine])
     others_P = np.zeros(score_P.shape[0])
-    _count_others_ahead(asked.source_of, score_P, others_P)
+    _count_others_ahead(asked.source_of, score_P, slack_P, others_P)
     return Ranks(alone=1.0 + ahead_P, together=1.0 + ahead_P + others_P)
 
 
@@ -123,29 +129,39 @@ def ranking_figures(asked: Questions, ranks: Ranks, *, top: Sequence[int]) -> di
 
 @kernel
 def _count_ahead(
-    score_BC: NDArray[np.float64], row: NDArray[np.int64], score: NDArray[np.float64], ahead: NDArray[np.float64]
+    score_BC: NDArray[np.float64],
+    row: NDArray[np.int64],
+    score: NDArray[np.float64],
+    slack: NDArray[np.float64],
+    ahead: NDArray[np.float64],
 ) -> None:
-    """`ahead[p]` = candidates of row `row[p]` that score higher than `score[p]`, and half of those that score it."""
+    """`ahead[p]` = candidates of row `row[p]` that score higher than `score[p]`, and half of those that score it.
+
+    Scores within `slack[p]` of it are the same.
+    """
     for number in range(row.shape[0]):
         higher, same = 0, 0
         for column in range(score_BC.shape[1]):
             value = score_BC[row[number], column]
-            higher += value > score[number]
-            same += value == score[number]
+            higher += value > score[number] + slack[number]
+            same += abs(value - score[number]) <= slack[number]
         ahead[number] = higher + 0.5 * same
 
 
 @kernel
-def _count_others_ahead(source_of: NDArray[np.int64], score: NDArray[np.float64], ahead: NDArray[np.float64]) -> None:
+def _count_others_ahead(
+    source_of: NDArray[np.int64], score: NDArray[np.float64], slack: NDArray[np.float64], ahead: NDArray[np.float64]
+) -> None:
     """The same among the held-out targets of one source, which stand together."""
     first = 0
     for number in range(source_of.shape[0]):
         if source_of[number] != source_of[first]:
             first = number
         for other in range(first, number):
-            if score[other] > score[number]:
+            near = max(slack[other], slack[number])
+            if score[other] > score[number] + near:
                 ahead[number] += 1.0
-            elif score[other] < score[number]:
+            elif score[other] < score[number] - near:
                 ahead[other] += 1.0
             else:
                 ahead[number] += 0.5

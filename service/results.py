@@ -11,6 +11,7 @@ from service.embedding_files import read_manifest
 from service.evaluation import evaluate
 from service.evaluation_report import EvaluationReport
 from service.group import Group
+from service.link_problem import held_out_table, refuse_trained_on
 from service.model import build_model
 from service.preparation import pick_device, store_of
 from service.run_file import RunFile
@@ -126,6 +127,10 @@ def evaluate_run(run: RunFile, *, embeddings: str | None, progress: Progress) ->
         what="an embedding",
         block_cache=block_cache_of(run.tiers),
     )
+    if "link" in run.evaluation.tasks:
+        held_out_table(run.evaluation.link)
+        if run.evaluation.link.in_store == "refuse":
+            refuse_held_out_in_training(run, settings, embedded=store)
     schema = GraphSchema.from_store(store)
     return evaluate(
         store,
@@ -141,3 +146,18 @@ def evaluate_run(run: RunFile, *, embeddings: str | None, progress: Progress) ->
         device=pick_device(run, local_rank=0),
         progress=progress,
     )
+
+
+def refuse_held_out_in_training(run: RunFile, settings: RunFile, *, embedded: Store) -> None:
+    """BadInput when held-out edges are in the store that the run was trained on, where `embedded` is another.
+
+    Where the run has no checkpoint, the store of its run file as it is now takes that one's place.
+    """
+    whole, _ = newest_whole(run_place(run))
+    cache = block_cache_of(run.tiers)
+    if whole is None:
+        trained_on = Store.open(settings.data.store, block_cache=cache)
+    else:
+        trained_on = store_of(settings, parse_checkpoint(run_place(run), whole).state, block_cache=cache)
+    if trained_on.generation_xxh64 != embedded.generation_xxh64:
+        refuse_trained_on(trained_on, config=run.evaluation.link)

@@ -10,58 +10,21 @@ from numpy.typing import NDArray
 
 from service.evaluation_rows import Rows
 from service.link_decoders import Decoder, Examples, make_decoder
-from service.link_graph import read_pairs
-from service.link_prediction import LinkConfig, LinkProblem, LinkTask, link_problem
+from service.link_prediction import LinkTask
+from service.link_problem import LinkConfig
+from service.link_tables import read_pairs
 from storage.errors import BadInput
 from storage.ingest import IngestSettings, ingest
 from storage.progress import NoProgress
 from storage.store import Store
+from tests.service.link_graphs import NUM_NODES, numbers, problem_of, table_of, undirected
 
-NUM_NODES = 40
 DIM = 5
-Pair = tuple[int, int]
-
-
-def table_of(pairs: list[Pair], path: Path) -> str:
-    """Pairs of node numbers as a table of the user's ids, 100 apart."""
-    pq.write_table(pa.table({"src": [100 * a for a, _ in pairs], "dst": [100 * b for _, b in pairs]}), path)
-    return str(path)
-
-
-def random_pairs(count: int, *, seed: int) -> list[Pair]:
-    rng = np.random.default_rng(seed)
-    drawn = {(int(a), int(b)) for a, b in rng.integers(0, NUM_NODES, (20 * count, 2)) if a < b}
-    return sorted(drawn, key=lambda pair: hash((seed, *pair)))[:count]
-
-
-def undirected(folder: Path) -> tuple[Store, list[Pair], list[Pair], list[Pair]]:
-    """A store of training edges, and held-out test and validation edges, by node number."""
-    pairs = random_pairs(150, seed=1)
-    test, val, train = pairs[:25], pairs[25:40], pairs[40:]
-    pq.write_table(pa.table({"id": 100 * np.arange(NUM_NODES)}), folder / "nodes.parquet")
-    settings = IngestSettings(
-        nodes={"node": str(folder / "nodes.parquet")},
-        edges={"node:to:node": table_of(train, folder / "train.parquet")},
-        undirected=True,
-    )
-    ingest(settings, out=str(folder / "store"))
-    table_of([*test, *[(b, a) for a, b in test[:5]], (3, 3)], folder / "test.parquet")
-    table_of(val, folder / "val.parquet")
-    return Store.open(str(folder / "store")), train, val, test
 
 
 def config(folder: Path, **keys: object) -> LinkConfig:
     given = {"edges": str(folder / "test.parquet"), "val_edges": str(folder / "val.parquet"), "top": (1, 5), **keys}
     return LinkConfig.model_validate(given)
-
-
-def problem_of(store: Store, given: LinkConfig, *, seed: int = 0) -> LinkProblem:
-    return link_problem(store, store.topology(), config=given, seed=seed)
-
-
-def numbers(store: Store) -> NDArray[np.int64]:
-    """Node number of each dense id."""
-    return np.asarray(store.node_column("node", "id").to_numpy() // 100)
 
 
 def test_held_out_pairs_are_read_once_each_without_loops(tmp_path: Path) -> None:
@@ -107,7 +70,7 @@ def test_figures_are_those_counted_over_all_pairs(tmp_path: Path, score: str) ->
     x_ND = np.random.default_rng(3).normal(size=(NUM_NODES, DIM)).astype(np.float32)
     x_ND[7] = x_ND[8]  # ties
     problem = problem_of(store, config(tmp_path, scores=(score,), num_draws=1))
-    task = LinkTask(problem, score=score, config=config(tmp_path), strengths=(1.0,))  # type: ignore[arg-type]
+    task = LinkTask(problem, score=score, strengths=(1.0,))  # type: ignore[arg-type]
     ids = task.wanted[0]
     task.score(Rows(name="raw", ids=[ids], x=[x_ND[number[ids]]], seconds=0.0), NoProgress())
     result = task.report().results[0].figures
@@ -151,7 +114,7 @@ def test_figures_are_those_counted_over_all_pairs(tmp_path: Path, score: str) ->
 
 def test_rows_that_are_all_alike_are_worth_chance_and_popularity_is_reported_beside(tmp_path: Path) -> None:
     store, train, _, _ = undirected(tmp_path)
-    task = LinkTask(problem_of(store, config(tmp_path)), score="cosine", config=config(tmp_path), strengths=(1.0,))
+    task = LinkTask(problem_of(store, config(tmp_path)), score="cosine", strengths=(1.0,))
     ids = task.wanted[0]
     task.score(Rows(name="trained", ids=[ids], x=[np.ones((len(ids), 3), np.float32)], seconds=0.0), NoProgress())
     report = task.report()
@@ -252,7 +215,7 @@ def test_a_relation_between_two_types_is_asked_from_its_sources_only(tmp_path: P
     asked = problem.draws[0].asked
     found = {(users[asked.sources[p]], items[t]) for p, t in zip(asked.source_of, asked.targets, strict=True)}
     assert found == set(zip(held["src"].to_pylist(), held["dst"].to_pylist(), strict=True))
-    task = LinkTask(problem, score="dot", config=given, strengths=(1.0,))
+    task = LinkTask(problem, score="dot", strengths=(1.0,))
     wanted = [task.wanted[0], task.wanted[1]]
     rows = [np.ones((len(ids), dim), np.float32) for ids, dim in zip(wanted, (3, 4), strict=True)]
     task.score(Rows(name="raw", ids=wanted, x=rows, seconds=0.0), NoProgress())
