@@ -187,7 +187,10 @@ def _split(
     in_memory = topology == "memory" or (
         topology == "auto"
         and needs.topology_bytes
-        <= TOPOLOGY_SHARE * (memory_bytes - fixed - sum(floor_rows) - LEAST_BATCHES * plan_batch)
+        <= max(
+            TOPOLOGY_WORK_BYTES,  # on disk it would take as much
+            TOPOLOGY_SHARE * (memory_bytes - fixed - sum(floor_rows) - LEAST_BATCHES * plan_batch),
+        )
     )
     topology_floor = needs.topology_bytes if in_memory else TOPOLOGY_WORK_BYTES
     least = fixed + sum(floor_rows) + LEAST_BATCHES * plan_batch + topology_floor
@@ -195,7 +198,7 @@ def _split(
     if least > memory_bytes:
         raise BadInput(
             f"tiers.memory_bytes={memory_bytes}",
-            f"at least {least} bytes are needed",
+            f"at least {least} bytes are needed ({-(-least // MIB)} MiB)",
             rule=f"the process takes {needs.process_bytes}, reads {read_bytes}, waiting batches {waiting}, the sampler "
             f"{sampler + topology_floor}, the smallest plan and cache {least - fixed - topology_floor}",
             remedy="give more memory, or take fewer seeds a step or smaller fan-outs",

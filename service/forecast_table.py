@@ -31,8 +31,8 @@ def _run_table(report: Forecast) -> Table:
         more = report.one_more_hop
         rows["nodes of a batch with one hop more"] = f"{more.nodes:,.0f} ({more.times_the_nodes:.1f} times)"
     if report.measured_seconds_per_step is not None:
-        rows["measured seconds a step"] = f"{report.measured_seconds_per_step:.3f}"
-    return two_columns(f"{report.run}: before it runs", rows)
+        rows["measured seconds a step, in the run"] = f"{report.measured_seconds_per_step:.3f}"
+    return two_columns(f"{report.run}: what it will take", rows)
 
 
 def _outlook_table(report: Forecast) -> Table:

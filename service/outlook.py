@@ -96,7 +96,8 @@ def parts_of(split: MemorySplit) -> dict[str, int]:
         "waiting batches": split.waiting_bytes,
         "reads": split.read_bytes,
         "plans": split.plan_bytes,
-        "feature rows": split.cache_bytes,
+        "feature rows and their slots": split.cache_bytes,
+        "left over": split.memory_bytes - split.used_bytes,
     }
 
 
