@@ -22,6 +22,7 @@ from service.link_tables import distinct, is_symmetric, read_pairs, relation_ind
 from service.probe import shuffled
 from storage.errors import BadInput
 from storage.graph import Topology
+from storage.progress import Progress
 from storage.store import Store
 
 LINK_TAG = 0x1142
@@ -200,13 +201,16 @@ def link_problem(store: Store, topology: Topology, *, config: LinkConfig, seed: 
     )
 
 
-def refuse_trained_on(store: Store, *, config: LinkConfig) -> None:
+def refuse_trained_on(store: Store, *, config: LinkConfig, progress: Progress) -> None:
     """BadInput for held-out edges that are in `store`, the one that an encoder was trained on.
 
     Its nodes may be others than those of the store that is evaluated: a pair with an unknown end is no edge of it.
     """
     index = relation_index(store, config.relation)
+    num_edges = sum(relation.num_edges for relation in store.relations)
+    progress.stage("read edges trained on", total=num_edges, unit="edges")
     topology = store.topology()
+    progress.advance(num_edges)
     for url in (held_out_table(config), config.val_edges):
         if url is not None:
             pairs = read_pairs(store, index, url, unknown="drop")

@@ -19,15 +19,15 @@ def relation_index(store: Store, name: str | None) -> int:
     """Number of the relation `name`, or of the only one there is apart from its reverse; BadInput lists them."""
     names = [str(info.relation) for info in store.relations]
     if name is None:
-        first = store.relations[0]  # a manifest without a relation is refused when it is opened
-        if all(first.relation in (info.relation, info.reverse_of) for info in store.relations):
+        first = next(iter(store.relations), None)
+        if first and all(first.relation in (info.relation, info.reverse_of) for info in store.relations):
             return 0
     elif name in names:
         return names.index(name)
     raise BadInput(
         "evaluation.link.relation",
         "not given" if name is None else f"{name} is unknown",
-        rule=f"relations of this store: {', '.join(names)}",
+        rule=f"relations of this store: {', '.join(names) or 'none'}",
         remedy="choose the one whose edges are held out",
     )
 

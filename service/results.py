@@ -130,7 +130,7 @@ def evaluate_run(run: RunFile, *, embeddings: str | None, progress: Progress) ->
     if "link" in run.evaluation.tasks:
         held_out_table(run.evaluation.link)
         if run.evaluation.link.in_store == "refuse":
-            refuse_held_out_in_training(run, settings, embedded=store)
+            refuse_held_out_in_training(run, settings, embedded=store, progress=progress)
     schema = GraphSchema.from_store(store)
     return evaluate(
         store,
@@ -148,7 +148,7 @@ def evaluate_run(run: RunFile, *, embeddings: str | None, progress: Progress) ->
     )
 
 
-def refuse_held_out_in_training(run: RunFile, settings: RunFile, *, embedded: Store) -> None:
+def refuse_held_out_in_training(run: RunFile, settings: RunFile, *, embedded: Store, progress: Progress) -> None:
     """BadInput when held-out edges are in the store that the run was trained on, where `embedded` is another.
 
     Where the run has no checkpoint, the store of its run file as it is now takes that one's place.
@@ -160,4 +160,4 @@ def refuse_held_out_in_training(run: RunFile, settings: RunFile, *, embedded: St
     else:
         trained_on = store_of(settings, parse_checkpoint(run_place(run), whole).state, block_cache=cache)
     if trained_on.generation_xxh64 != embedded.generation_xxh64:
-        refuse_trained_on(trained_on, config=run.evaluation.link)
+        refuse_trained_on(trained_on, config=run.evaluation.link, progress=progress)

@@ -10,7 +10,9 @@ from service.evaluation import EvaluationConfig
 from service.link_decoders import Examples, make_decoder
 from service.link_problem import LinkConfig
 from service.link_ranking import questions, rank
+from service.link_tables import relation_index
 from storage.errors import BadInput
+from storage.store import Store
 from tests.service.link_graphs import NUM_NODES, directed, numbers, problem_of, random_pairs, table_of
 
 
@@ -84,6 +86,16 @@ def test_equal_rows_tie_in_whatever_order_their_products_are_summed(dim: int) ->
         train=Examples(pairs, pairs), val=Examples(pairs, pairs), strengths=(1.0,),
     )  # fmt: skip
     assert len(set(decoder.scores(rng.integers(0, 60, (9001, 2))).tolist())) == 1
+
+
+def test_a_store_without_relations_is_refused(tmp_path: Path) -> None:
+    store = directed(tmp_path, [(0, 1)])
+    bare = Store(
+        store.place, store.generation.model_copy(update={"relations": ()}), generation_xxh64=store.generation_xxh64
+    )
+    for name in (None, "node:to:node"):
+        with pytest.raises(BadInput, match="relations of this store: none"):
+            relation_index(bare, name)
 
 
 @pytest.mark.parametrize(
