@@ -4,9 +4,9 @@
 
 The new run counts its own steps from 0 and draws by its own seed. With the infinite schedule (`service.learning_rate`)
 it is in the constant phase at once, as the other run was at its `branch_step`; the checkpoint of that step is kept.
+Which step it is is found once, before the run begins, and stored with the run: the other run may still be writing.
 """
 
-import torch
 from torch import nn
 
 from service.checkpoint import (
@@ -15,30 +15,46 @@ from service.checkpoint import (
     list_checkpoints,
     load_checkpoint,
     newest_whole,
+    read_checkpoint,
 )
 from service.coordinator import read_status
-from service.group import Group
 from service.learning_rate import branch_step
 from service.run_file import RunFile, harmful_differences
-from service.run_folder import stored_run
-from storage.errors import BadInput
+from service.run_folder import run_place, stored_run, with_stored_origin
+from storage.errors import BadInput, DamagedStore
 from storage.place import Place
 
 
-def branch_checkpoint(run: RunFile, *, group: Group) -> Checkpoint:
-    """The checkpoint that `run` continues from; every rank of `group` calls it and gets what rank 0 finds.
+def with_origin(run: RunFile) -> RunFile:
+    """`run` with `run.continue_step` set, where it continues from another; a run that began keeps what is stored.
 
-    Raises BadInput when the other run has no such checkpoint, or trains another encoder or objective.
+    Raises BadInput when the other run has no whole checkpoint, or trains another encoder or objective.
+    """
+    if run.run.continue_from is None or run.run.continue_step is not None:
+        return run
+    stored = stored_run(run_place(run))
+    known = run if stored is None else with_stored_origin(stored, run)
+    if stored is not None and list_checkpoints(run_place(run)):
+        return known
+    place = Place(run.run.continue_from)
+    refuse_other_model(run, place)
+    # what an attempt without a checkpoint began with may be gone by now
+    if known.run.continue_step is not None and is_whole(place, known.run.continue_step):
+        return known
+    return run.model_copy(update={"run": run.run.model_copy(update={"continue_step": newest_or_branch(place)})})
+
+
+def branch_checkpoint(run: RunFile) -> Checkpoint:
+    """The checkpoint that `run` continues from.
+
+    Raises BadInput when the other run has no such checkpoint, or trains another encoder or objective; DamagedStore when
+    the checkpoint is damaged.
     """
     assert run.run.continue_from is not None
     place = Place(run.run.continue_from)
     refuse_other_model(run, place)
     step = run.run.continue_step
-    if step is None:
-        found = newest_or_branch(place)
-        # the other run may be writing: all ranks take what one of them has seen
-        step = int(group.sum(torch.tensor([found if group.rank == 0 else 0], dtype=torch.int64)).item())
-    name = checkpoint_name(step)
+    name = checkpoint_name(newest_or_branch(place) if step is None else step)
     names = list_checkpoints(place)
     if name not in names:
         steps = ", ".join(str(int(known.removeprefix("step-"))) for known in names) or "none"
@@ -51,12 +67,21 @@ def branch_checkpoint(run: RunFile, *, group: Group) -> Checkpoint:
     return load_checkpoint(place, name)
 
 
+def is_whole(place: Place, step: int) -> bool:
+    """Whether the run at `place` has a checkpoint of `step` with every byte as written."""
+    try:
+        read_checkpoint(place, checkpoint_name(step))
+    except DamagedStore:
+        return False
+    return True
+
+
 def newest_or_branch(place: Place) -> int:
     """Steps of the other run's checkpoint at the end of its constant phase; of its newest whole one without it."""
     stored, status = stored_run(place), read_status(place)
     if stored is not None and status is not None:
         step = branch_step(stored.training, total_steps=status.total_steps)
-        if step is not None and checkpoint_name(step) in list_checkpoints(place):
+        if step is not None and is_whole(place, step):
             return step
     whole, _ = newest_whole(place)
     if whole is None:

@@ -162,18 +162,19 @@ def list_checkpoints(place: Place) -> list[str]:
     return sorted(name for name in folder.names() if name.startswith("step-") and folder.exists(f"{name}/{MANIFEST}"))
 
 
-def remove_old_checkpoints(place: Place, *, saved: str, keep: int, always: str | None = None) -> None:
+def remove_old_checkpoints(place: Place, *, saved: str, keep: int, always: int | None = None) -> None:
     """Delete all but the checkpoint `saved` just now and the `keep` - 1 before it, and what killed saves left.
 
-    The checkpoint `always` stays too, however old it gets.
+    The checkpoint of step `always` stays too, however old it gets.
 
     Whatever claims a later step was passed over as damaged when this training began, so it goes first. Of each
     folder the manifest goes first, so that a deletion cut short leaves no folder that looks whole.
     """
     folder = place.child(FOLDER)
-    kept = [name for name in list_checkpoints(place) if name <= saved][-keep:]
+    whole = [name for name in list_checkpoints(place) if name <= saved]
+    kept = {*whole[-keep:], *(name for name in whole if always is not None and name == checkpoint_name(always))}
     for name in reversed(folder.names()):
-        if name not in kept and not (name == always and name <= saved):
+        if name not in kept:
             if folder.exists(f"{name}/{MANIFEST}"):
                 folder.remove(f"{name}/{MANIFEST}")
             folder.remove(name)
@@ -207,4 +208,4 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
             )
         parameter = parameters[name]
         device = torch.device("cpu") if slot == "step" else parameter.device
-        optimizer.state[parameter][slot] = value.to(device)
+        optimizer.state[parameter][slot] = value.to(device, copy=True)  # `tensors` stay the caller's own

@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol
 
-from service.checkpoint import checkpoint_name, list_checkpoints, newest_whole, remove_old_checkpoints
+from service.checkpoint import list_checkpoints, newest_whole, remove_old_checkpoints
 from service.early_stop import EarlyStopState, observe
 from service.errors import TrainingFailed
 from service.health import Health, collapse_warning
@@ -46,11 +46,6 @@ class StepReport:
     effective_rank: float | None = None
     alignment: float | None = None
     uniformity: float | None = None
-
-    @property
-    def health(self) -> Health:
-        """The figures of representations, of steps that are logged."""
-        return Health(self.std_mean, self.std_min, self.effective_rank, self.alignment, self.uniformity)
 
 
 @dataclass(frozen=True)
@@ -105,7 +100,7 @@ class RunStatus:
     health: Health | None = None
     """of representations, when last looked at"""
     warnings: list[str] = field(default_factory=list)
-    """a collapse, with the step that showed it first"""
+    """a collapse, with the step that showed it first; a setting that makes results depend on the number of workers"""
 
 
 class Coordinator(Protocol):
@@ -176,6 +171,7 @@ class RunCoordinator:
         self._status.step = step
         self._status.stopped_early = self._early_stop.stopped
         self._metrics.resume(step)
+        self._warn_of_workers(world_size)
         self._flush()
 
     def resume_point(self) -> str | None:
@@ -214,8 +210,7 @@ class RunCoordinator:
         decision = self._decision(step.step, loss=step.loss)
         if step.step % self._run.training.log_every_steps == 0 or decision.stop:
             self._metrics.add(asdict(step))
-        if step.health != Health():
-            self._look_at(step)
+        self._look_at(step)
         if decision.save and self._aborted is None:
             self._metrics.flush(to_disk=True)  # the lines up to a checkpoint are there when it is
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
@@ -226,13 +221,8 @@ class RunCoordinator:
         if self._aborted is not None:
             return
         assert name in list_checkpoints(self._place)
-        branch = self._branch_step()
-        remove_old_checkpoints(
-            self._place,
-            saved=name,
-            keep=self._run.training.keep_checkpoints,
-            always=None if branch is None else checkpoint_name(branch),
-        )
+        keep = self._run.training.keep_checkpoints
+        remove_old_checkpoints(self._place, saved=name, keep=keep, always=self._branch_step())
         self._flush()
 
     def summarise(self, summary: TrainingSummary) -> None:
@@ -255,11 +245,22 @@ class RunCoordinator:
 
     def _look_at(self, step: StepReport) -> None:
         """Keep the health of a step; the first step that shows a collapse is a warning."""
-        self._status.health = step.health
-        training = self._run.training
-        trouble = collapse_warning(step.health, min_std=training.warn_std, min_rank=training.warn_rank)
-        if trouble is not None and not self._status.warnings:
+        health = Health(step.std_mean, step.std_min, step.effective_rank, step.alignment, step.uniformity)
+        if health == Health():
+            return
+        self._status.health, training = health, self._run.training
+        trouble = collapse_warning(health, min_std=training.warn_std, min_rank=training.warn_rank)
+        if trouble is not None and not any(told.startswith("step ") for told in self._status.warnings):
             self._status.warnings.append(f"step {step.step}: {trouble}")
+
+    def _warn_of_workers(self, world_size: int) -> None:
+        """A setting whose result depends on the number of workers is a warning where there are several."""
+        objective = self._run.objective
+        for task in getattr(objective, "tasks", (objective,)):
+            setting = getattr(task, "varies_with_workers", None)
+            warning = f"objective {task.name}, {setting}: {world_size} workers train another model than one does"
+            if world_size > 1 and setting is not None and warning not in self._status.warnings:
+                self._status.warnings.append(warning)
 
     def _adopt(self) -> None:
         """Start the run's folder, or take over the one that is there.

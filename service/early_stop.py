@@ -4,7 +4,6 @@ The state is a few numbers, a pure function of the losses so far; it is in every
 where an uninterrupted one does.
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -40,7 +39,7 @@ class EarlyStopState:
 
 def observe(state: EarlyStopState, config: EarlyStopConfig, *, step: int, loss: float) -> EarlyStopState:
     """The state after the loss of step `step`, the one after `state.step`; a step that it knows changes nothing."""
-    if step <= state.step or config.by == "none" or not math.isfinite(loss):
+    if step <= state.step or config.by == "none":
         return state
     assert step == state.step + 1, f"step {step} after {state.step}"
     state = replace(state, step=step, loss_sum=state.loss_sum + loss)

@@ -32,9 +32,14 @@ class Health:
 
 
 class SeedStates:
-    """Listens to an encoder during one forward pass and keeps what its first two calls put out."""
+    """Listens to an encoder during one forward pass and keeps what its first call puts out, of views the first two.
 
-    def __init__(self) -> None:
+    Args:
+        views: the objective's `first_passes_are_views`; without, alignment is over linked nodes.
+    """
+
+    def __init__(self, *, views: bool = False) -> None:
+        self._num_passes = 2 if views else 1
         self._passes: list[Tensor] = []
         self._batch: MiniBatch | None = None
 
@@ -43,7 +48,11 @@ class SeedStates:
         """Keep the states of `encoder`'s calls for `batch` inside the block."""
 
         def keep(module: nn.Module, arguments: Any, output: Any) -> None:
-            if len(self._passes) < 2 and isinstance(output, Tensor) and output.shape[0] >= batch.num_seeds:
+            if (
+                len(self._passes) < self._num_passes
+                and isinstance(output, Tensor)
+                and output.shape[0] >= batch.num_seeds
+            ):
                 self._passes.append(output.detach())
 
         self._passes, self._batch = [], batch
@@ -54,17 +63,23 @@ class SeedStates:
             hook.remove()
 
     def figures(self, group: Group) -> Health:
-        """Health of the global batch; every rank of `group` must call it. What was kept is let go."""
+        """Health of the global batch, on rank 0; every rank of `group` must call it. What was kept is let go."""
         passes, batch = self._passes, self._batch
         self._passes, self._batch = [], None
         if not passes or batch is None:
             return Health()
-        seeds_SD = [group.gather_rows(states[: batch.num_seeds].float())[:MAX_ROWS].double() for states in passes]
-        if len(passes) == 2 and seeds_SD[0].shape == seeds_SD[1].shape:
+        counts = group.gather_rows(torch.tensor([batch.num_seeds], device=passes[0].device)).tolist()
+        own = min(batch.num_seeds, max(0, MAX_ROWS - sum(counts[: group.rank])))  # of the rows that are looked at
+        seeds_SD = [group.gather_rows(states[:own].float()).double() for states in passes]
+        # an encoder without neighbours may have a batch without a hop: then there are no linked pairs
+        sums = torch.zeros(2, dtype=torch.float64, device=passes[0].device)
+        if len(passes) == 1:
+            sums = group.sum(linked_distances(passes[0], batch.hops[0]) if batch.hops else sums)
+        if group.rank != 0:
+            return Health()
+        if len(passes) == 2:
             pairs = (normalize(seeds_SD[0]) - normalize(seeds_SD[1])).square().sum(1)
             sums = torch.stack([pairs.sum(), pairs.new_tensor(float(pairs.shape[0]))])
-        else:
-            sums = group.sum(linked_distances(passes[0], batch.hops[0]))
         distance, count = sums.tolist()
         return Health(
             *spread(seeds_SD[0]),

@@ -20,7 +20,7 @@ class Learner:
     """Everything that a step changes.
 
     Args:
-        prepared: of the run; its model is moved to `device`.
+        prepared: of the run; its model is moved to `device`, and it lets go of its `origin`.
         checkpoint: of the run, to go on from; None for its start.
     """
 
@@ -46,8 +46,8 @@ class Learner:
         if checkpoint is not None:
             restore(self.model, self.optimizer, checkpoint)
             self.done, self.loss = checkpoint.state.step, checkpoint.state.loss
-        elif prepared.origin is not None:
-            restore(self.model, self.optimizer, prepared.origin)
+        elif (origin := prepared.take_origin()) is not None:
+            restore(self.model, self.optimizer, origin)
         self.forward: nn.Module = self.model
         if group.world_size > 1:
             self.forward = DistributedDataParallel(self.model, broadcast_buffers=False)
@@ -88,7 +88,8 @@ class Learner:
             states=states,
         )
         self.done, self.loss = self.done + 1, found.loss
-        self.model.objective.after_step(self.model.encoder, done=self.done, total_steps=self.total_steps)
+        done = 0 if self.run.training.schedule == "infinite" else self.done  # see `Objective.after_step`
+        self.model.objective.after_step(self.model.encoder, done=done, total_steps=self.total_steps)
         return found
 
 

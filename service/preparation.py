@@ -3,6 +3,7 @@
 run file, store, another run's checkpoint -> model, order of seeds, number of steps
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from service.checkpoint import Checkpoint, TrainingState
 from service.global_steps import GlobalSteps
 from service.group import Group
 from service.model import Model, build_model
+from service.objectives import Objective
 from service.run_file import RunFile
 from service.run_folder import open_same_store
 from service.sampling_section import check_sampling
@@ -24,7 +26,7 @@ from storage.errors import BadInput
 from storage.store import Store
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Preparation:
     """Everything but the data itself."""
 
@@ -36,6 +38,11 @@ class Preparation:
     total_steps: int
     origin: Checkpoint | None = None
     """of the run that a new run continues from; the model has its weights"""
+
+    def take_origin(self) -> Checkpoint | None:
+        """`origin`, and let go of it: its tensors are as large as model and optimiser."""
+        origin, self.origin = self.origin, None
+        return origin
 
     @property
     def total_batches(self) -> int:
@@ -57,12 +64,13 @@ def prepare(run: RunFile, *, group: Group, state: TrainingState | None) -> Prepa
     model = build_model(run, GraphSchema.from_store(store), group=group)
     check_hops(run, model)
     check_sampling(run.sampling, store, seed_types=run.data.seed_types)
+    check_seed_types(model, run.data.seed_types or [kind.name for kind in store.node_types])
     order = seed_order(store, run)
     steps = GlobalSteps(order.steps_per_epoch, run.training.accumulate)
     total_steps = run.training.epochs * steps.per_epoch
     origin = None
     if state is None and run.run.continue_from is not None:
-        origin = branch_checkpoint(run, group=group)
+        origin = branch_checkpoint(run)
         load_weights(model, origin, place=run.run.continue_from)
     return Preparation(
         store=store,
@@ -105,6 +113,13 @@ def pick_device(run: RunFile, *, local_rank: int) -> torch.device:
 def device_of(local_rank: int, *, num_gpus: int) -> torch.device:
     """The GPU of a rank of a machine with `num_gpus`, in turn; the CPU where there is none."""
     return torch.device("cpu") if num_gpus == 0 else torch.device("cuda", local_rank % num_gpus)
+
+
+def check_seed_types(model: Model, seed_types: Sequence[str]) -> None:
+    """Raise BadInput where an objective of `model`, also one inside another, cannot learn from these seeds."""
+    for module in model.modules():
+        if isinstance(module, Objective):
+            module.check_seed_types(seed_types)
 
 
 def check_hops(run: RunFile, model: Model) -> None:

@@ -1,5 +1,6 @@
 """`hopstream pretrain`: one run from its newest checkpoint to its end, alone or on Ray."""
 
+from service.branching import with_origin
 from service.checkpoint import checkpoint_name, list_checkpoints, read_checkpoint
 from service.coordinator import RunCoordinator, RunState, RunStatus, read_status
 from service.group import Group
@@ -20,6 +21,7 @@ def pretrain(run: RunFile, *, progress: Progress) -> RunStatus:
     """
     place = run_place(run)
     with Lease(place) as lease:
+        run = with_origin(run)
         done = finished(run)
         if done is not None:
             return done

@@ -36,9 +36,17 @@ def replay_command(run: RunFile, *, step: int) -> str:
     return f"`hopstream replay {'RUN.yaml' if stored is None else shlex.quote(stored)} --step {step}`"
 
 
+def with_stored_origin(stored: RunFile, run: RunFile) -> RunFile:
+    """`run`, which leaves open from which step it continues, with the step that `stored` has for the same origin."""
+    if run.run.continue_step is not None or run.run.continue_from != stored.run.continue_from:
+        return run
+    section = run.run.model_copy(update={"continue_step": stored.run.continue_step})
+    return run.model_copy(update={"run": section})
+
+
 def refuse_changes(stored: RunFile, run: RunFile) -> None:
     """Raise BadInput that lists the keys in which `run` differs harmfully from what the run began with."""
-    differences = harmful_differences(stored, run)
+    differences = harmful_differences(stored, with_stored_origin(stored, run))
     if differences:
         raise BadInput(
             run_place(run).url,

@@ -63,6 +63,7 @@ def train(
     first_step, total_steps = learner.done, prepared.total_steps
     # an early stop is an end too: when it is in the checkpoint, nothing is left to do
     stopped = checkpoint is not None and checkpoint.state.early_stop.stopped
+    checkpoint = None  # its tensors are as large as model and optimiser
     num_seeds = 0
     with ExitStack() as opened:
         source, tier = open_batches(run, prepared, group=group, device=device, opened=opened, progress=progress)
@@ -80,7 +81,7 @@ def train(
         progress.advance(first_step)
         began, waited = time.monotonic(), 0.0
         interrupts = opened.enter_context(Interrupts())
-        states, warned = SeedStates(), False
+        states, warned = SeedStates(views=learner.model.objective.first_passes_are_views), False
         drawn = Drawn(batches)
         while not stopped and learner.done < total_steps:
             rate, step = learner.learning_rate, learner.done + 1

@@ -1,8 +1,9 @@
 """What an objective is: a loss on a mini-batch, as a sum and a count so that ranks can be added up."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -36,6 +37,9 @@ class Objective(nn.Module, ABC):
     All that crosses ranks goes through `group`; all that is random through `noise`.
     """
 
+    first_passes_are_views: ClassVar[bool] = False
+    """whether the first two calls of the encoder are two views of the batch, which `service.health` then compares"""
+
     @property
     @abstractmethod
     def reach(self) -> int:
@@ -49,8 +53,13 @@ class Objective(nn.Module, ABC):
         means evaluation: no dropout, and what the task itself has to choose is chosen by fixed keys.
         """
 
+    def check_seed_types(self, seed_types: Sequence[str]) -> None:
+        """Raise BadInput where seeds of these node types alone leave nothing to learn from. By default all will do."""
+
     def after_step(self, encoder: Encoder, *, done: int, total_steps: int) -> None:
         """Follow the weights that `done` of `total_steps` steps have made; every rank calls it, after each step.
 
+        Under a schedule that can be continued for any number of steps (infinite) `done` stays 0, so that nothing
+        depends on where the run happens to end.
         What it changes is in the objective's state, hence in checkpoints. By default nothing.
         """

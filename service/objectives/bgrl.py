@@ -17,7 +17,7 @@ from service.noise import Noise
 from service.norm import NormName
 from service.objectives.base import LossSum, Objective
 from service.objectives.heads import Head
-from service.objectives.seeds import encode_seeds
+from service.objectives.seeds import encode_seeds, full_precision
 from service.objectives.target import cosine_momentum, follow, freeze
 from service.schema import GraphSchema
 from service.views import ViewConfig, make_view
@@ -31,7 +31,12 @@ class BgrlConfig(BaseModel):
     name: Literal["bgrl"] = Field("bgrl", description="bootstrapped latents: no negatives, a target network")
     view_1: ViewConfig = Field(ViewConfig(), description="the first view")
     view_2: ViewConfig = Field(ViewConfig(), description="the second view")
-    momentum: float = Field(0.99, ge=0.0, le=1.0, description="of the target network at the start; ends at 1")
+    momentum: float = Field(
+        0.99,
+        ge=0.0,
+        le=1.0,
+        description="of the target network at the start; rises to 1 at the end, and stays under schedule infinite",
+    )
     predictor_dim: int = Field(512, ge=1, description="hidden columns of the predictor")
     predictor_norm: NormName = Field("none", description="norm inside the predictor: none, layer or batch")
 
@@ -45,9 +50,12 @@ class Bgrl(Objective):
     """Cosine between predicted and target states of the seeds, over both views, both ways.
 
     The target encoder starts from weights of its own and follows the online one by a moving average whose momentum
-    rises to 1 along a cosine. It sees the views without dropout; batch norm takes the statistics of its own pass.
+    rises to 1 along a cosine; under the infinite schedule it stays. It sees the views without dropout; batch norm takes
+    the statistics of its own pass.
     Source: Thakoor et al., "Large-scale representation learning on graphs via bootstrapping", ICLR 2022, section 2.
     """
+
+    first_passes_are_views = True
 
     def __init__(self, config: BgrlConfig, *, schema: GraphSchema, encoder_config: EncoderConfig) -> None:
         super().__init__()
@@ -71,9 +79,10 @@ class Bgrl(Objective):
         for number, config in enumerate((self.config.view_1, self.config.view_2)):
             view = make_view(batch, config, noise=noise, view=number, dtype=encoder.dtype)
             states = encode_seeds(encoder, view, batch, nodes, noise=noise, group=group, number=number)
-            predicted.append(self.predictor(states, num_seeds=batch.num_seeds, group=group))
+            predicted.append(full_precision(self.predictor(states, num_seeds=batch.num_seeds, group=group)))
             with torch.no_grad():
-                targets.append(encode_seeds(self.target, view, batch, nodes, noise=None, group=group, number=number))
+                states = encode_seeds(self.target, view, batch, nodes, noise=None, group=group, number=number)
+                targets.append(full_precision(states))
         for one, other in ((0, 1), (1, 0)):
             losses.append(1.0 - cosine_similarity(predicted[one], targets[other].to(predicted[one].dtype), dim=1))
         return LossSum(

@@ -83,6 +83,8 @@ class Decorr(Objective):
     W-MSE (Ermolov et al., ICML 2021, section 3).
     """
 
+    first_passes_are_views = True
+
     def __init__(self, config: DecorrConfig, *, encoder_config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
@@ -176,7 +178,10 @@ def _whiten(z: Tensor, covariance: Tensor, *, shrinkage: float) -> Tensor:
     covariance = covariance.double()  # factor and solution lose digits where columns are correlated
     spread = covariance.diagonal().mean().clamp(min=VARIANCE_FLOOR)
     identity = torch.eye(z.shape[1], dtype=torch.float64, device=z.device)
-    factor = torch.linalg.cholesky((1.0 - shrinkage) * covariance + shrinkage * spread * identity)
+    shrunk = (1.0 - shrinkage) * covariance + shrinkage * spread * identity
+    factor, trouble = torch.linalg.cholesky_ex(shrunk, check_errors=False)
+    # of states that are not finite, or too large: the loss is no number then, and the step says so
+    factor = torch.where(trouble == 0, factor, torch.nan)
     white: Tensor = torch.linalg.solve_triangular(factor, z.T.double(), upper=False)
     return white.T
 

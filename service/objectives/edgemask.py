@@ -3,6 +3,7 @@
 Shapes: N nodes of the batch, S seeds, P target edges into them, n nodes within the objective's one hop, D columns.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -22,6 +23,7 @@ from service.objectives.heads import Head
 from service.objectives.latent import LatentHeads
 from service.objectives.pair_decoders import DecoderName, make_pair_decoder
 from service.objectives.pair_mask import MaskedBatch, mask_pairs, relation_families
+from service.objectives.seeds import full_precision
 from service.schema import GraphSchema
 from storage.errors import BadInput
 
@@ -82,6 +84,7 @@ class EdgeMask(Objective):
             )
         self.config = config
         self.encoder_config = encoder_config
+        self.schema = schema
         self.families = relation_families(schema)
         width = encoder_config.out_dim
         self.latent = None
@@ -96,6 +99,19 @@ class EdgeMask(Objective):
     def reach(self) -> int:
         """1: both ends of an edge into a seed are decoded."""
         return self.config.reach
+
+    def check_seed_types(self, seed_types: Sequence[str]) -> None:
+        """Raise BadInput where a relation into seeds has sources that never are seeds: it would have no negatives."""
+        for relation in self.schema.relations:
+            source, target = (self.schema.node_types[end].name for end in (relation.source_type, relation.target_type))
+            if target in seed_types and source not in seed_types:
+                raise BadInput(
+                    f"data.seed_types={list(seed_types)}",
+                    f"sources of {relation.name} are no seeds",
+                    rule="edgemask draws what takes a source's place from the seeds of its type, or all pairs would be "
+                    "edges",
+                    remedy=f"add {source} to data.seed_types, or leave it out for all types",
+                )
 
     def forward(self, encoder: Encoder, batch: MiniBatch, *, noise: Noise | None, group: Group) -> LossSum:
         """Loss of this rank's targets; see `Objective.forward`. Terms are counted by seeds."""
@@ -114,8 +130,7 @@ class EdgeMask(Objective):
         if self.latent is not None:
             latents = self.latent(h, nodes.keys[: h.shape[0]], noise=noise)
             h, divergence = latents.sample, latents.divergence[: batch.num_seeds]
-        if h.dtype in (torch.float16, torch.bfloat16):
-            h = h.float()
+        h = full_precision(h)
         found, absent = self._errors(h, batch, masked, noise=noise, group=group, layer=encoder.num_layers)
         counts = torch.tensor([found.shape[0], absent.shape[0]], dtype=torch.float64, device=h.device)
         num_found, num_absent = group.sum(counts).clamp(min=1.0).to(h.dtype)
@@ -124,7 +139,7 @@ class EdgeMask(Objective):
         if self.degree is not None:
             number = torch.bincount(masked.target, minlength=batch.num_seeds)
             predicted = self.degree(h[: batch.num_seeds], num_seeds=batch.num_seeds, group=group).squeeze(1)
-            loss = loss + self.config.degree_weight * (predicted - number).square().sum()
+            loss = loss + self.config.degree_weight * (full_precision(predicted) - number).square().sum()
         if divergence is not None:
             loss = loss + self.config.kl_weight * divergence.sum()
         return LossSum(

@@ -54,6 +54,11 @@ class InfoNceConfig(BaseModel):
         """Hops beyond the encoder's."""
         return 0
 
+    @property
+    def varies_with_workers(self) -> str | None:
+        """The setting that makes the loss depend on the number of workers; None without it."""
+        return "negatives=local" if self.negatives == "local" else None
+
     @model_validator(mode="after")
     def _dgi_has_no_settings(self) -> Self:
         if self.mode == "dgi":
@@ -74,6 +79,8 @@ class Grace(Objective):
     Source: Zhu et al., "Deep graph contrastive representation learning", 2020, section 3.2, with all negatives of the
     batch instead of the graph.
     """
+
+    first_passes_are_views = True
 
     def __init__(self, config: InfoNceConfig, *, encoder_config: EncoderConfig) -> None:
         super().__init__()

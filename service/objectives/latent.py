@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from service.encoders.convolution import linear
 from service.noise import Noise, Site
+from service.objectives.seeds import full_precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,8 @@ class LatentHeads(nn.Module):
 
     def forward(self, h: Tensor, keys: Tensor, *, noise: Noise | None) -> Latents:
         """Latents of states h [n, D] of the nodes `keys` [n]; without noise the sample is the mean."""
-        mean, log_variance = self.mean(h), self.log_variance(h)
+        # the divergence cancels where the variance is near 1, which half precision would not see
+        mean, log_variance = full_precision(self.mean(h)), full_precision(self.log_variance(h))
         sample = mean
         if noise is not None:
             drawn = noise.normals(keys, mean.shape[1], site=Site.LATENT)

@@ -32,6 +32,10 @@ from tests.service.batches import homogeneous, make_batch
 OBJECTIVES = {
     "graphmae": "{name: graphmae, mask_rate: 0.6, replace_rate: 0.4, decoder: gcn}",
     "bgrl": "{name: bgrl, predictor_norm: batch}",
+    "decorr": "{name: decorr, loss: barlow}",
+    "infonce": "{name: infonce, projector_dim: 6}",
+    "edgemask": "{name: edgemask, decoder_dim: 5}",
+    "pretext": "{name: pretext, num_clusters: 3, num_pairs: 2}",
 }
 BATCHES = {1: ((11,), (9,), (7,)), 2: ((8, 3), (0, 9), (6, 1)), 3: ((4, 3, 4), (9, 0, 0), (0, 5, 2))}
 """seeds of each rank in each of the three batches of a step, by world size"""
@@ -82,11 +86,13 @@ def run_case(objective: str, *, group: Group, process_group: Any) -> dict[str, T
 
         forward = DistributedDataParallel(model, broadcast_buffers=False, process_group=process_group)
         forward.register_comm_hook(process_group, counted)
-    states = SeedStates()
+    states = SeedStates(views=model.objective.first_passes_are_views)
     batches = batches_of(model, rank=group.rank, world_size=group.world_size)
     found = find_gradient(run, batches, num_batches=3, forward=forward, model=model, group=group, states=states)
-    health = {f"health {name}": value for name, value in asdict(states.figures(group)).items()}
-    assert None not in health.values()
+    figures = asdict(states.figures(group))
+    # of a task that has states of seeds alone no links are aligned over
+    health = {f"health {name}": value for name, value in figures.items() if value is not None}
+    assert len(health) >= 4 if group.rank == 0 else not health
     assert reductions.count(0) == (group.world_size > 1)
     assert len(set(reductions)) == len(reductions), "a bucket was reduced twice"
     figures = {"loss": found.loss, "norm": found.norm, **health}
@@ -117,11 +123,15 @@ def test_ranks_that_accumulate_equal_one_rank(world_size: int, tmp_path: Path) -
         alone = run_case(objective, group=Group(), process_group=None)
         for rank in range(world_size):
             together = load_file(tmp_path / f"{objective}.{rank}.safetensors")
-            assert together.keys() == alone.keys()
-            for name, value in alone.items():
+            # the figures of health are known to rank 0 alone
+            names = {name for name in alone if rank == 0 or not name.startswith("health")}
+            assert together.keys() == names
+            for name in names:
+                value = alone[name]
                 # states are gathered in float32 for health
                 tolerance = 1e-5 if name.startswith("health") else 1e-9
-                difference = float((together[name] - value).norm() / value.norm().clamp(min=1e-6))
+                value, other = value.double(), together[name].double()  # counts of clusters are integers
+                difference = float((other - value).norm() / value.norm().clamp(min=1e-6))
                 assert difference <= tolerance, f"{objective}: {name} on rank {rank}: {difference}"
 
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from service.group import Group
+from service.model import build_model
 from service.noise import Noise
 from service.objectives.bgrl import BgrlConfig
 from service.objectives.target import cosine_momentum
@@ -119,3 +121,12 @@ def test_settings_that_cannot_work_are_refused_with_the_key(section: str, found:
         parse_run_text(
             f"{{run: {{name: r}}, data: {{store: s}}, objective: {{name: bgrl, {section}}}}}", place="r", overrides=()
         )
+
+
+def test_cosines_of_half_precision_states_are_taken_in_float32() -> None:
+    graph = homogeneous()
+    text = "run: {name: r}\ndata: {store: s}\nencoder: {hidden_dim: 8}\nobjective: {name: bgrl}\n"
+    model = build_model(parse_run_text(text, place="run.yaml"), graph.schema, group=Group())
+    batch = make_batch(graph, graph.all_seeds()[:9], num_hops=2, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model(batch, Noise(3)).loss_sum.dtype == torch.float32

@@ -1,6 +1,7 @@
 """Continued pretraining: a new run from another run's weights and optimiser, or a refusal that says why."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
-from service.branching import refuse_other_model
+from service.branching import refuse_other_model, with_origin
 from service.checkpoint import FOLDER, checkpoint_name, list_checkpoints, load_checkpoint
 from service.group import Group
 from service.learner import Learner
@@ -17,6 +19,7 @@ from service.objectives.bgrl import BgrlConfig
 from service.preparation import prepare
 from service.pretraining import pretrain
 from service.run_file import RunFile, load_run_file
+from service.run_folder import stored_run
 from storage.errors import BadInput
 from storage.ingest import IngestSettings, ingest
 from storage.place import Place
@@ -132,6 +135,47 @@ def test_a_graph_of_another_shape_is_refused(folder: Path, tmp_path: Path) -> No
     ingest(settings, out=str(tmp_path / "narrow"))
     with pytest.raises(BadInput, match=r"size mismatch.*same node types, relations and feature columns"):
         pretrain(second(folder, "refused", f"data.store={tmp_path / 'narrow'}"), progress=NoProgress())
+
+
+def test_the_origin_of_an_attempt_without_a_checkpoint_stays_while_the_other_run_goes_on(
+    folder: Path, tmp_path: Path
+) -> None:
+    origin = tmp_path / "origin"
+    shutil.copytree(folder / "runs" / "first", origin)
+    checkpoints = origin / FOLDER
+    for step in (14, 20):
+        shutil.move(checkpoints / checkpoint_name(step), tmp_path / str(step))
+    run = second(folder, "early", f"run.continue_from={origin}")
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(run, progress=InterruptedAt(2))
+    shutil.move(tmp_path / "20", checkpoints / checkpoint_name(20))
+    assert pretrain(run, progress=NoProgress()).state == "finished"
+    stored = stored_run(Place(str(folder / "runs" / "early")))
+    assert stored is not None
+    assert stored.run.continue_step == 18
+    assert pretrain(run, progress=NoProgress()).attempts == 2  # what is found is no change of the run file
+
+
+def test_a_damaged_branch_checkpoint_is_passed_over_for_the_newest_whole_one(folder: Path, tmp_path: Path) -> None:
+    origin = tmp_path / "origin"
+    shutil.copytree(folder / "runs" / "first", origin)
+    for step in (14, 20):
+        (origin / FOLDER / checkpoint_name(step) / "model.safetensors").write_bytes(b"")
+    found = with_origin(second(folder, "unused", f"run.continue_from={origin}"))
+    assert found.run.continue_step == 18
+
+
+def test_a_target_network_keeps_its_momentum_under_the_infinite_schedule(folder: Path) -> None:
+    """With momentum 0 it is the encoder itself after every step; rising to 1 it would end apart."""
+    training = {**INFINITE, "max_steps": 4}
+    path = small_run(folder, name="bgrl", sampling={"fanouts": [4, 4]}, training=training)
+    document = yaml.safe_load(path.read_text()) | {"objective": {"name": "bgrl", "momentum": 0.0}}
+    path.write_text(yaml.safe_dump(document))
+    run = load_run_file(str(path))
+    pretrain(run, progress=NoProgress())
+    model = load_checkpoint(Place(str(folder / "runs" / "bgrl")), checkpoint_name(4)).model
+    names = [name for name in model if name.startswith("encoder.")]
+    assert all(torch.equal(model[name], model[name.replace("encoder.", "objective.target.", 1)]) for name in names)
 
 
 def test_a_run_without_checkpoints_cannot_be_continued(folder: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from service.checkpoint import (
     checkpoint_name,
     list_checkpoints,
     load_checkpoint,
+    optimizer_tensors,
     remove_old_checkpoints,
     restore_optimizer,
     save_checkpoint,
@@ -136,3 +137,15 @@ def test_tensors_of_another_model_are_refused() -> None:
     model, optimizer = trained()
     with pytest.raises(BadInput, match="belongs to a parameter"):
         restore_optimizer(model, optimizer, {"nothing.weight/exp_avg": torch.zeros(1)})
+
+
+def test_restored_tensors_are_not_those_of_the_checkpoint() -> None:
+    model, optimizer = trained()
+    tensors = optimizer_tensors(model, optimizer)
+    before = {key: value.clone() for key, value in tensors.items()}
+    other, restored = trained()
+    restore_optimizer(other, restored, tensors)
+    for slots in restored.state.values():
+        for value in slots.values():
+            value.add_(1.0)
+    assert all(torch.equal(tensors[key], value) for key, value in before.items())

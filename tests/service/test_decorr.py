@@ -96,6 +96,12 @@ def two_views(num_rows: int = 50, dim: int = 6, *, offset: float = 0.0) -> tuple
     return mixed + offset, other + offset
 
 
+def test_states_that_are_no_numbers_give_a_loss_that_is_none_instead_of_an_error() -> None:
+    z = torch.full((6, 3), torch.nan)
+    found = whitened_distance(z, z, count=torch.tensor(6.0), shrinkage=0.1, group=Group())
+    assert found.isnan().all()
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_mean_far_from_zero_costs_float32_no_digits(name: str) -> None:
     views = torch.stack(two_views(offset=1000.0)).float()

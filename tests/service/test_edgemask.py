@@ -246,3 +246,20 @@ def test_a_graph_without_relations_is_refused_with_the_remedy() -> None:
     schema = GraphSchema(node_types=(NodeTypeSchema("user", 4, "float32"),), relations=())
     with pytest.raises(BadInput, match=r"edgemask: no relations: .*; ingest an edge table"):
         make_objective(EdgeMaskConfig(), schema=schema, encoder_config=EncoderConfig())
+
+
+def test_seeds_without_the_sources_of_their_relations_are_refused() -> None:
+    graph = GRAPHS["several types"]
+    names = [kind.name for kind in graph.schema.node_types]
+    objective = parts(build(graph))
+    objective.check_seed_types(names)
+    relation = next(one for one in graph.schema.relations if one.source_type != one.target_type)
+    with pytest.raises(BadInput, match=f"add {names[relation.source_type]} to data.seed_types"):
+        objective.check_seed_types([name for name in names if name != names[relation.source_type]])
+
+
+def test_half_precision_divergence_is_computed_in_float32() -> None:
+    heads = LatentHeads(4, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = heads(torch.randn(5, 4), torch.arange(5), noise=NOISE)
+    assert (found.divergence.dtype, found.sample.dtype) == (torch.float32, torch.float32)

@@ -81,9 +81,10 @@ def test_alignment_of_links_is_over_sampled_edges_into_seeds(graph: SmallGraph) 
     assert linked_distances(z[: len(seeds)], hop).tolist() == [0.0, 0.0]
 
 
-def model_of(objective: str) -> tuple[Model, SmallGraph]:
+def model_of(objective: str, *, encoder: str = "sage") -> tuple[Model, SmallGraph]:
     graph = homogeneous()
-    text = f"run: {{name: r}}\ndata: {{store: s}}\nencoder: {{hidden_dim: 8}}\nobjective: {{{objective}}}\n"
+    sections = f"encoder: {{name: {encoder}, hidden_dim: 8}}\nobjective: {{{objective}}}\n"
+    text = f"run: {{name: r}}\ndata: {{store: s}}\n{sections}"
     return build_model(parse_run_text(text, place="run.yaml"), graph.schema, group=Group()), graph
 
 
@@ -92,7 +93,7 @@ def test_states_are_those_of_the_forward_pass_and_nothing_listens_afterwards() -
     batch = make_batch(graph, graph.all_seeds()[:9], num_hops=2, dtype=torch.float32)
     outputs: list[Tensor] = []
     hook = model.encoder.register_forward_hook(lambda _module, _arguments, output: outputs.append(output.detach()))
-    states = SeedStates()
+    states = SeedStates(views=model.objective.first_passes_are_views)
     with states.listening(model.encoder, batch):
         model(batch, Noise(3))
     found = states.figures(Group())
@@ -115,6 +116,18 @@ def test_one_pass_is_aligned_over_links() -> None:
     assert 0.0 < found.alignment < 4.0
 
 
+def test_a_shuffled_graph_is_no_second_view() -> None:
+    model, graph = model_of("name: infonce, mode: dgi")
+    batch = make_batch(graph, graph.all_seeds()[:9], num_hops=2, dtype=torch.float32)
+    outputs: list[Tensor] = []
+    model.encoder.register_forward_hook(lambda _module, _arguments, output: outputs.append(output.detach()))
+    states = SeedStates(views=model.objective.first_passes_are_views)
+    with states.listening(model.encoder, batch):
+        model(batch, Noise(3))
+    total, count = linked_distances(outputs[0], batch.hops[0]).tolist()
+    assert states.figures(Group()).alignment == (pytest.approx(total / count) if count else None)
+
+
 def test_a_batch_without_seeds_has_no_figures() -> None:
     model, graph = model_of("name: graphmae")
     states = SeedStates()
@@ -122,6 +135,17 @@ def test_a_batch_without_seeds_has_no_figures() -> None:
     with states.listening(model.encoder, batch):
         model(batch, Noise(3))
     assert states.figures(Group()) == Health()
+
+
+def test_an_encoder_that_reads_no_hop_has_no_links_to_be_aligned_over() -> None:
+    model, graph = model_of("name: graphmae, decoder: mlp", encoder="mlp")
+    batch = make_batch(graph, graph.all_seeds()[:9], num_hops=0, dtype=torch.float32)
+    states = SeedStates()
+    with states.listening(model.encoder, batch):
+        model(batch, Noise(3))
+    found = states.figures(Group())
+    assert found.alignment is None
+    assert found.effective_rank is not None
 
 
 def test_a_collapse_is_told_with_the_figures() -> None:

@@ -163,3 +163,15 @@ def test_a_wrong_shape_is_refused_in_one_line(name: str, words: str) -> None:
         encoder(start(encoder, batch), batch.hops[::-1], Nodes.of(batch))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_parameters_that_a_batch_does_not_reach_have_a_gradient_of_zero() -> None:
+    graph = GRAPHS["heterogeneous"]
+    encoder = own_encoder(graph, "SkippingEncoder")
+    for seeds in ([], graph.all_seeds()[:1]):
+        batch = make_batch(graph, seeds, num_hops=2)
+        encoder.zero_grad()
+        encoder(start(encoder, batch), batch.hops[::-1], Nodes.of(batch)).sum().backward()
+        module = encoder.module
+        assert isinstance(module, own_encoders.SkippingEncoder)
+        assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in module.parameters())

@@ -137,9 +137,9 @@ def test_clusters_are_k_means_of_the_batches_so_far(graph_name: str) -> None:
             own = [seed for seed in seeds if seed[0] == kind]
             by_key = sorted(own, key=lambda seed: int(noise.partners(key_of(seed), 1 << 53, site=Site.SHUFFLE)))
             empty = [number for number in range(5) if not held[number]]
-            for number, seed in zip(empty, by_key, strict=False):
-                held[number].append(features[seed])
-            centroids = {number: torch.stack(held[number]).mean(0) for number in range(5) if held[number]}
+            fresh = {number: features[seed] for number, seed in zip(empty, by_key, strict=False)}
+            means = {number: torch.stack(held[number]).mean(0) for number in range(5) if held[number]}
+            centroids = dict(sorted((means | fresh).items()))
             labels = {
                 seed: min(centroids, key=lambda number: float((centroids[number] - features[seed]).norm()))
                 for seed in own
@@ -183,7 +183,21 @@ def test_rows_of_groups_far_apart_never_share_a_cluster() -> None:
         clusters.update(rows[part], clusters.assign(rows[part]), group=Group())
     labels = clusters.assign(rows)
     assert all(len(set(groups[labels == label].tolist())) == 1 for label in set(labels.tolist()))
-    assert clusters.counts.sum() == 300 + 12
+    assert clusters.counts.sum() == 300
+
+
+def test_equal_rows_fill_one_cluster_and_each_is_counted_once() -> None:
+    rows = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    clusters = OnlineClusters(3, 2)
+    for step in range(2):
+        clusters.fill(rows, torch.arange(5), noise=Noise(step), group=Group())
+        clusters.update(rows, clusters.assign(rows), group=Group())
+    assert sorted(clusters.counts.tolist()) == [0, 4, 6]
+    more = torch.tensor([[0.5, 0.5]])
+    clusters.fill(more, torch.arange(1), noise=Noise(2), group=Group())
+    clusters.update(more, clusters.assign(more), group=Group())
+    assert sorted(clusters.counts.tolist()) == [1, 4, 6]
+    assert sorted(clusters.centroids.tolist()) == [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]
 
 
 def test_evaluation_moves_no_centroid_and_repeats() -> None:
