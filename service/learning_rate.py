@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from service.run_file import TrainingSection
+    from service.training_section import TrainingSection
 
 
 def learning_rate(training: "TrainingSection", *, step: int, total_steps: int, continued: bool = False) -> float:

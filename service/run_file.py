@@ -11,32 +11,24 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from service.early_stop import EarlyStopConfig
 from service.embedding import EmbeddingConfig
 from service.encoders import EncoderConfig
 from service.evaluation import EvaluationConfig
 from service.objectives import ObjectiveConfig
 from service.sampling_section import SamplingSection
 from service.tiers import TiersSection
+from service.training_section import HARMLESS, Section, TrainingSection
 from storage.errors import BadInput
 from storage.place import Place
 
-HARMLESS: dict[str, JsonValue] = {"harmless": True}
-"""json_schema_extra of a field or section that may differ between a run and its resumption"""
 REFERENCE = "service/RUN_FILE.md"
 COMMAND_LINE = "command line"
-
-
-class Section(BaseModel):
-    """A part of the run file; frozen, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class RunSection(Section):
@@ -65,57 +57,6 @@ class DataSection(Section):
 
     store: str = Field(description="Folder or fsspec URL of the graph store.")
     seed_types: tuple[str, ...] = Field((), description="Node types to take seeds from; empty for all.")
-
-
-class TrainingSection(Section):
-    """The optimisation."""
-
-    epochs: int = Field(10, ge=1, description="Passes over the seeds.")
-    max_steps: int | None = Field(None, ge=1, description="Stop after this many steps, if sooner.")
-    optimizer: Literal["adam", "adamw"] = Field("adamw", description="adam adds weight decay to the gradient.")
-    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
-    weight_decay: float = Field(1e-4, ge=0, description="Weight decay.")
-    schedule: Literal["constant", "cosine", "infinite"] = Field(
-        "cosine",
-        description="Shape after the warm-up; infinite: cosine to a constant rate, which later runs can go on from, "
-        "and an exponential end.",
-    )
-    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
-    cooldown_steps: int = Field(0, ge=0, description="Infinite: steps of the cosine from peak to constant rate.")
-    constant_share: float = Field(0.5, gt=0, le=1, description="Infinite: the constant rate as a share of the peak.")
-    anneal_steps: int = Field(0, ge=0, description="Infinite: last steps of the run, in which the rate falls.")
-    final_share: float = Field(0.1, gt=0, le=1, description="Infinite: what is left of the constant rate at the end.")
-    accumulate: int = Field(
-        1,
-        ge=1,
-        description="Global batches of a step, one after another, with one reduction over workers; like one batch that "
-        "many times as large where the loss is a sum over seeds.",
-    )
-    clip_norm: float | None = Field(None, gt=0, description="Largest gradient norm; unset for no clipping.")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 autocast on GPUs, float32 on CPUs."
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto: a GPU where there is one.", json_schema_extra=HARMLESS
-    )
-    num_compute_threads: int | None = Field(
-        None, ge=1, description="Torch threads a worker; unset shares the cores.", json_schema_extra=HARMLESS
-    )
-    checkpoint_every_steps: int = Field(100, ge=1, description="Steps between checkpoints.", json_schema_extra=HARMLESS)
-    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept.", json_schema_extra=HARMLESS)
-    log_every_steps: int = Field(
-        10, ge=1, description="Steps between lines of metrics.jsonl.", json_schema_extra=HARMLESS
-    )
-    warn_std: float = Field(
-        0.05,
-        ge=0,
-        description="Warn of a collapse below this std_mean; it is 1 where columns share the variance.",
-        json_schema_extra=HARMLESS,
-    )
-    warn_rank: float = Field(
-        1.5, ge=0, description="Warn of a collapse below this effective_rank.", json_schema_extra=HARMLESS
-    )
-    early_stop: EarlyStopConfig = EarlyStopConfig()
 
 
 class WorkersSection(Section):

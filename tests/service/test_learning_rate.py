@@ -5,7 +5,7 @@ import math
 import pytest
 
 from service.learning_rate import branch_step, learning_rate
-from service.run_file import TrainingSection
+from service.training_section import TrainingSection
 
 TOTAL = 100
 
