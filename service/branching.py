@@ -17,10 +17,10 @@ from service.checkpoint import (
     newest_whole,
     read_checkpoint,
 )
-from service.coordinator import read_status
 from service.learning_rate import branch_step
 from service.run_file import RunFile, harmful_differences
 from service.run_folder import run_place, stored_run, with_stored_origin
+from service.run_status import read_status
 from storage.errors import BadInput, DamagedStore
 from storage.place import Place
 

@@ -24,12 +24,12 @@ from rich.table import Table
 from rich.text import Text
 
 from service.codegraph.build import write_code_graph
-from service.coordinator import RunStatus
 from service.evaluation_report import EvaluationReport
 from service.pretraining import pretrain
 from service.results import EmbeddingResult, embed_run, evaluate_run
 from service.run_file import parse_run_text
 from service.run_folder import run_place
+from service.run_status import RunStatus
 from service.store_tables import two_columns
 from service.tables import evaluation_table, training_figures
 from storage.errors import BadInput

@@ -14,13 +14,13 @@ from itertools import islice
 import numpy as np
 import torch
 
-from service.coordinator import read_status
 from service.feeding import OwnLoader
 from service.group import Group
 from service.outlook import Outlook, outlooks_of
 from service.preparation import prepare
 from service.run_file import RunFile
 from service.run_folder import run_place
+from service.run_status import read_status
 from service.step import build_optimizer, take_step
 from service.streaming import BatchSource, FromMemory, FromStream, fits_in_memory
 from service.tier_budget import memory_budget, planned_stream

@@ -2,12 +2,13 @@
 
 from service.branching import with_origin
 from service.checkpoint import checkpoint_name, list_checkpoints, read_checkpoint
-from service.coordinator import RunCoordinator, RunState, RunStatus, read_status
+from service.coordinator import RunCoordinator
 from service.group import Group
 from service.lease import Lease
 from service.preparation import Preparation, pick_device, prepare
 from service.run_file import RunFile
 from service.run_folder import refuse_changes, run_place, stored_run
+from service.run_status import RunState, RunStatus, read_status
 from service.training import train
 from storage.errors import DamagedStore
 from storage.progress import Progress

@@ -15,15 +15,7 @@ import xxhash
 from ray.exceptions import RayActorError, RayTaskError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from service.coordinator import (
-    Coordinator,
-    Decision,
-    RunCoordinator,
-    RunState,
-    RunStatus,
-    StepReport,
-    TrainingSummary,
-)
+from service.coordinator import Coordinator, Decision, RunCoordinator
 from service.errors import TrainingFailed
 from service.group import Group
 from service.lease import Lease
@@ -31,6 +23,7 @@ from service.process import THREAD_SETTINGS, keep_freed_memory
 from service.ray_cluster import NAMESPACE, ray_cluster
 from service.run_file import RunFile
 from service.run_folder import run_place
+from service.run_status import RunState, RunStatus, StepReport, TrainingSummary
 from service.training import train
 from storage.errors import BadInput
 from storage.progress import NoProgress, Progress

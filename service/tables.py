@@ -4,11 +4,11 @@ from dataclasses import asdict
 
 from rich.table import Table
 
-from service.coordinator import RunStatus
 from service.evaluation_report import ROW_NAMES, EvaluationReport, RowsName
 from service.health import Health
 from service.results import EmbeddingResult
 from service.run_file import RunFile
+from service.run_status import RunStatus
 from service.store_tables import two_columns
 
 

@@ -21,7 +21,7 @@ import torch
 from sampling.batch import MiniBatch
 from sampling.device_tier import on_device
 from service.checkpoint import TrainingState, load_checkpoint, save_checkpoint
-from service.coordinator import Coordinator, Decision, StepReport, TrainingSummary
+from service.coordinator import Coordinator, Decision
 from service.group import Group
 from service.health import Health, SeedStates, collapse_warning
 from service.interrupts import Interrupts
@@ -29,6 +29,7 @@ from service.learner import Learner
 from service.preparation import Preparation, pick_device, prepare
 from service.run_file import RunFile
 from service.run_folder import run_place
+from service.run_status import StepReport, TrainingSummary
 from service.streaming import open_batches
 from storage.progress import Progress
 

@@ -8,9 +8,9 @@ import typer
 from pydantic import BaseModel
 
 from service.cli import app
-from service.coordinator import StepReport
 from service.reference import reference
 from service.run_file import RunFile, section_models
+from service.run_status import StepReport
 from tests.data import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

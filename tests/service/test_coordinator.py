@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from service.checkpoint import FOLDER, TrainingState, list_checkpoints, save_checkpoint
-from service.coordinator import RunCoordinator, StepReport, read_status
+from service.coordinator import RunCoordinator
 from service.errors import TrainingFailed
 from service.run_file import RunFile, parse_run_text
+from service.run_status import StepReport, read_status
 from storage.errors import BadInput, DamagedStore
 from storage.place import Place
 from tests.service.test_checkpoint import trained

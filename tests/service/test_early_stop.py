@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from service.checkpoint import TrainingState, list_checkpoints, read_checkpoint
-from service.coordinator import RunCoordinator, RunStatus
+from service.coordinator import RunCoordinator
 from service.early_stop import EarlyStopConfig, EarlyStopState, observe
 from service.pretraining import pretrain
 from service.run_file import RunFile, load_run_file
+from service.run_status import RunStatus
 from storage.place import Place
 from storage.progress import NoProgress
 from tests.data import small_run, small_store

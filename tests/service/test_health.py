@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.coordinator import read_status
 from service.group import Group
 from service.health import Health, SeedStates, collapse_warning, effective_rank, linked_distances, spread, uniformity
 from service.model import Model, build_model
 from service.noise import Noise
 from service.pretraining import pretrain
 from service.run_file import load_run_file, parse_run_text
+from service.run_status import read_status
 from storage.place import Place
 from storage.progress import NoProgress
 from tests.data import small_run, small_store

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -104,12 +105,13 @@ def test_dgl_modules_equal_sage_of_our_own() -> None:
     assert isinstance(module, own_encoders.DglEncoder)
     with torch.no_grad():
         for number, layer in enumerate(ours.layers):
-            convolution = module.layers[number][0]  # type: ignore[index]  # a ModuleList
+            convolution: Any = module.layers[number][0]  # type: ignore[index]  # a ModuleList
             sage = layer.convolution
             assert isinstance(sage, SageConvolution)
+            neighbor: Any = sage.neighbor
             sage.own.weight.copy_(convolution.fc_self.weight)
             sage.own.bias.copy_(convolution.fc_self.bias)
-            sage.neighbor[0].weight.copy_(convolution.fc_neigh.weight)
+            neighbor[0].weight.copy_(convolution.fc_neigh.weight)
     batch = make_batch(graph, graph.all_seeds()[:9], num_hops=2, fanout=2)
 
     def run(encoder: Encoder) -> Tensor:
