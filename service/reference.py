@@ -12,7 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
-from service.run_file import RunFile, kind_of, section_models
+from service.run_file import RunFile
+from service.run_keys import kind_of, section_models
 
 
 def reference() -> str:

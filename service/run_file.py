@@ -11,16 +11,16 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
-from pydantic.fields import FieldInfo
 
 from service.embedding import EmbeddingConfig
 from service.encoders import EncoderConfig
 from service.evaluation import EvaluationConfig
 from service.objectives import ObjectiveConfig
+from service.run_keys import item_models, item_number, kind_of, known_keys, section_models, unknown_keys
 from service.sampling_section import SamplingSection
 from service.tiers import TiersSection
 from service.training_section import HARMLESS, Section, TrainingSection
@@ -160,7 +160,8 @@ def refuse_unknown_keys(document: dict[Any, Any], *, place: str) -> None:
     """BadInput for the first unknown key in the document's own order, with the number of the others."""
     unknown = list(unknown_keys(document, RunFile))
     if unknown:
-        near = difflib.get_close_matches(unknown[0], list(known_keys(RunFile)), n=3, cutoff=0.5)
+        known = known_keys(RunFile, number=item_number(unknown[0]))
+        near = difflib.get_close_matches(unknown[0], list(dict.fromkeys(known)), n=3, cutoff=0.5)
         more = f" (and {len(unknown) - 1} more unknown)" if len(unknown) > 1 else ""
         raise BadInput(
             place,
@@ -185,7 +186,8 @@ def parse_run(document: dict[str, Any], *, place: str, overridden: Sequence[str]
     except ValidationError as error:
         problems = error.errors()
         first = problems[0]
-        parts = without_tags([str(part) for part in first["loc"]])
+        place_of_error = [str(part) for part in first["loc"]]
+        parts = without_tags(place_of_error)
         key = ".".join(parts) or "the file"
         value = "" if first["type"] == "missing" else f"={json.dumps(first['input'], default=str)}"
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -193,23 +195,26 @@ def parse_run(document: dict[str, Any], *, place: str, overridden: Sequence[str]
             COMMAND_LINE if any(".".join(parts[:end]) in overridden for end in range(1, len(parts) + 1)) else place,
             f"{key}{value}{more}",
             rule=first["msg"].rstrip("."),
-            remedy=remedy_for(parts),
+            remedy=remedy_for(place_of_error),
         ) from None
 
 
-def remedy_for(parts: Sequence[str]) -> str:
-    """What the key at `parts` takes, as far as the models tell: its section's fields, or its own description."""
+def remedy_for(place_of_error: Sequence[str]) -> str:
+    """What the key at pydantic's place takes, as far as the models tell: a section's fields, or its description."""
     models: list[type[BaseModel]] = [RunFile]
-    for depth, part in enumerate(parts):
-        field = next(model.model_fields[part] for model in models if part in model.model_fields)
-        below = list(section_models(field))
+    for depth, part in enumerate(place_of_error):
+        field = next((model.model_fields[part] for model in models if part in model.model_fields), None)
+        if field is None:
+            models = [model for model in models if kind_of(model) == part] or models
+            continue
+        below = [*section_models(field), *item_models(field)]
         if not below:
             default = "" if field.is_required() else f" (default {json.dumps(field.default, default=str)})"
-            key = ".".join(parts[: depth + 1])
+            key = ".".join(without_tags(place_of_error[: depth + 1]))
             return f"{key}{default}: {(field.description or '').rstrip('.')}; {REFERENCE} has every key"
         models = below
     keys = dict.fromkeys(name for model in models for name in model.model_fields)
-    return f"section {'.'.join(parts)} holds {', '.join(keys)}; {REFERENCE} has every key"
+    return f"section {'.'.join(without_tags(place_of_error))} holds {', '.join(keys)}; {REFERENCE} has every key"
 
 
 def without_tags(parts: Sequence[str]) -> list[str]:
@@ -219,7 +224,7 @@ def without_tags(parts: Sequence[str]) -> list[str]:
     for part in parts:
         field = next((model.model_fields[part] for model in models if part in model.model_fields), None)
         if field is not None:
-            models = list(section_models(field))
+            models = [*section_models(field), *item_models(field)]
         elif part in (kind_of(model) for model in models):
             models = [model for model in models if kind_of(model) == part]
             continue
@@ -245,41 +250,6 @@ def with_absolute_paths(run: RunFile) -> RunFile:
             "run": run.run.model_copy(update={"storage": storage, "continue_from": origin}),
         }
     )
-
-
-def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a model, sections and fields."""
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        for below in section_models(field):
-            yield from known_keys(below, f"{prefix}{name}.")
-
-
-def unknown_keys(document: dict[Any, Any], model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted keys of a document that a model does not have, in the document's order."""
-    for name, value in document.items():
-        field = model.model_fields.get(name)
-        if field is None:
-            yield f"{prefix}{name}"
-        elif isinstance(value, dict):
-            kinds = list(section_models(field))
-            chosen = [below for below in kinds if kind_of(below) == value.get("name")] if len(kinds) > 1 else kinds
-            for below in chosen:
-                yield from unknown_keys(value, below, f"{prefix}{name}.")
-
-
-def section_models(field: FieldInfo) -> Iterator[type[BaseModel]]:
-    """The model of a section, or of each of its kinds, told apart by `name`; none for a field that holds a value."""
-    for annotation in (field.annotation, *get_args(field.annotation)):
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield annotation
-
-
-def kind_of(model: type[BaseModel]) -> str | None:
-    """The `name` by which a section's model is chosen, where that has one choice only."""
-    field = model.model_fields.get("name")
-    choices = () if field is None else get_args(field.annotation)
-    return str(choices[0]) if len(choices) == 1 else None
 
 
 def harmful_differences(old: RunFile, new: RunFile) -> list[str]:

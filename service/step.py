@@ -26,6 +26,7 @@ from service.noise import Noise
 from service.objectives import LossSum
 from service.run_file import RunFile
 from service.run_folder import replay_command
+from service.task_gradients import TaskGradients
 
 NOISE_TAG = 0x401_5E
 """keeps the keys of dropout and masks apart from those of sampling, which are keyed by the same step"""
@@ -91,13 +92,15 @@ def find_gradient(
     parts: list[torch.Tensor] = []
     places: list[tuple[int, int]] = []
     unit = 1.0
+    # those of an objective that balances its tasks' gradients, which are then reduced there and not by DDP
+    tasks = TaskGradients(model.encoder, model.objective) if model.objective.balances_gradients else None
     drawn = iter(batches)
     for number in range(num_batches):
         batch = next(drawn)
         last = number == num_batches - 1
         places.append((batch.epoch, batch.step))
         key = subkey(step_key(seed=run.run.seed, epoch=batch.epoch, step=batch.step), NOISE_TAG)
-        with nullcontext() if last else local_gradients(forward):
+        with nullcontext() if last and tasks is None else local_gradients(forward):
             listening = states.listening(model.encoder, batch) if states is not None and last else nullcontext()
             with listening, autocast(run, batch):
                 out = forward(batch, Noise(int(key)))
@@ -108,9 +111,14 @@ def find_gradient(
             if number == 0:
                 # a batch alone is divided by its count; of several the count is not known yet, the size is near it
                 unit = max(count, 1.0) if last else float(max(batch.num_seeds_global, 1))
+            if tasks is not None:
+                tasks.add(out.tasks)
+                continue
             # DDP averages gradients over ranks; the objective is the sum over ranks divided by the count over ranks
             (out.loss_sum * (group.world_size / unit)).backward()
-    if num_batches > 1:
+    if tasks is not None:
+        tasks.write(count=max(count, 1.0), group=group)
+    elif num_batches > 1:
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(unit / max(count, 1.0))

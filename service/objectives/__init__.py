@@ -1,6 +1,6 @@
 """Objectives: self-supervised losses over mini-batches."""
 
 from service.objectives.base import LossSum, Objective
-from service.objectives.registry import ObjectiveConfig, make_objective
+from service.objectives.choice import ObjectiveConfig, make_objective
 
 __all__ = ["LossSum", "Objective", "ObjectiveConfig", "make_objective"]

@@ -29,6 +29,8 @@ class LossSum:
     """float64 scalar: terms in loss_sum"""
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     """other sums over the same terms, scalars without gradient"""
+    tasks: "tuple[LossSum, ...]" = ()
+    """of an objective of several tasks: each one's loss, in the same terms (counts are equal)"""
 
 
 class Objective(nn.Module, ABC):
@@ -44,6 +46,11 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def reach(self) -> int:
         """Hops needed beyond the encoder's: a batch carries `encoder.num_layers + reach`."""
+
+    @property
+    def balances_gradients(self) -> bool:
+        """Whether a step combines the gradients of `LossSum.tasks` (`service.task_gradients`), not that of the sum."""
+        return False
 
     @abstractmethod
     def forward(self, encoder: Encoder, batch: MiniBatch, *, noise: Noise | None, group: Group) -> LossSum:

@@ -1,8 +1,4 @@
-"""The objectives there are, by name."""
-
-from typing import Annotated
-
-from pydantic import Field
+"""The single objectives there are, by name; `choice` adds those that hold others."""
 
 from service.encoders.base import EncoderConfig
 from service.objectives.base import Objective
@@ -15,14 +11,11 @@ from service.objectives.infonce import Grace, InfoNceConfig
 from service.objectives.pretext import Pretext, PretextConfig
 from service.schema import GraphSchema
 
-ObjectiveConfig = Annotated[
-    GraphMaeConfig | BgrlConfig | InfoNceConfig | DecorrConfig | EdgeMaskConfig | PretextConfig,
-    Field(discriminator="name"),
-]
-"""the `objective` section of a run file, told apart by `name`"""
+SingleConfig = GraphMaeConfig | BgrlConfig | InfoNceConfig | DecorrConfig | EdgeMaskConfig | PretextConfig
+"""the settings of one objective, told apart by `name`"""
 
 
-def make_objective(config: ObjectiveConfig, *, schema: GraphSchema, encoder_config: EncoderConfig) -> Objective:
+def make_single(config: SingleConfig, *, schema: GraphSchema, encoder_config: EncoderConfig) -> Objective:
     """A fresh objective; its weights come from torch's global generator, so seed that first.
 
     Raises:

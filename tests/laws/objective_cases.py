@@ -6,7 +6,9 @@ from service.objectives import ObjectiveConfig
 from service.objectives.bgrl import BgrlConfig
 from service.objectives.decorr import DecorrConfig
 from service.objectives.edgemask import EdgeMaskConfig
+from service.objectives.graphmae import GraphMaeConfig
 from service.objectives.infonce import InfoNceConfig
+from service.objectives.multitask import MultitaskConfig
 from service.objectives.pretext import PretextConfig
 from service.views import ViewConfig
 
@@ -58,4 +60,31 @@ OBJECTIVES = {
         PretextConfig(weights=(1.0, 0.5, 2.0), num_clusters=4, num_averages=2, num_pairs=3), is_sum=False
     ),
     "pretext, degrees alone": ObjectiveCase(PretextConfig(tasks=("degree",)), is_sum=True),
+    # each task is a mean over its own terms; rows that replace masked ones depend on the order of seeds, and are off;
+    # a decoder without hops rebuilds no row of zeros, whose gradient would drown the others'
+    "multitask, fixed weights": ObjectiveCase(
+        MultitaskConfig(
+            tasks=(
+                GraphMaeConfig(mask_rate=0.6, replace_rate=0.0, decoder="mlp"),
+                DecorrConfig(**VIEWS),
+                InfoNceConfig(**VIEWS, projector_dim=12, temperature=0.4),
+                EdgeMaskConfig(mask_rate=0.5, decoder_dim=6, degree_weight=0.1),
+            ),
+            weights=(1.0, 0.5, 2.0, 1.5),
+        ),
+        is_sum=False,
+        num_hops=3,
+    ),
+    "multitask, uncertainty": ObjectiveCase(
+        MultitaskConfig(
+            tasks=(
+                GraphMaeConfig(mask_rate=0.6, replace_rate=0.0, decoder="mlp"),
+                BgrlConfig(**VIEWS, predictor_dim=12, predictor_norm="batch"),
+                PretextConfig(num_clusters=4, num_averages=2, num_pairs=3),
+            ),
+            balance="uncertainty",
+        ),
+        is_sum=False,
+        num_hops=3,
+    ),
 }

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 
 from service.cli import app
 from service.reference import reference
-from service.run_file import RunFile, section_models
+from service.run_file import RunFile
+from service.run_keys import section_models
 from service.run_status import StepReport
 from tests.data import ROOT
 

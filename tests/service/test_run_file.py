@@ -8,15 +8,16 @@ from service.run_file import (
     RunFile,
     apply_override,
     harmful_differences,
-    known_keys,
     load_run_file,
     parse_run_text,
     with_absolute_paths,
 )
+from service.run_keys import known_keys, section_models
 from storage.errors import BadInput
 from tests.data import ROOT
 
-MINIMAL = "run: {name: a}\ndata: {store: s}\nobjective: {name: graphmae}\n"
+SECTIONS = "run: {name: a}\ndata: {store: s}\n"
+MINIMAL = SECTIONS + "objective: {name: graphmae}\n"
 
 
 def parse(text: str, *overrides: str) -> RunFile:
@@ -57,6 +58,38 @@ def test_the_resolved_file_reads_back_as_itself() -> None:
         (MINIMAL + "trainin: {epochs: 1}", [], ["unknown key trainin", "did you mean training"]),
         (MINIMAL, ["training.epoch=3"], ["unknown key training.epoch", "training.epochs"]),
         (MINIMAL, ["encoder.hiden_dim=3"], ["unknown key encoder.hiden_dim", "encoder.hidden_dim"]),
+        (
+            SECTIONS + "objective: {name: multitask, tasks: [{name: decorr}, {name: graphmae, mask_rat: 0.5}]}",
+            [],
+            ["unknown key objective.tasks.1.mask_rat:", "did you mean objective.tasks.1.mask_rate"],
+        ),
+        (
+            SECTIONS + "objective: {name: multitask, tasks: [{name: decorr}, {name: graphmae, mask_rate: 2}]}",
+            [],
+            ["objective.tasks.1.mask_rate=2:", "less than or equal to 1", "objective.tasks.1.mask_rate (default 0.5)"],
+        ),
+        (SECTIONS + "objective: {name: multitask, tasks: [{name: decorr}]}", [], ["objective=", "two tasks or more"]),
+        (
+            SECTIONS + "objective: {name: multitask, tasks: [{name: decorr}, {name: gmae}]}",
+            [],
+            ["objective.tasks.1", "'graphmae'", "'decorr'"],
+        ),
+        (
+            SECTIONS
+            + "objective: {name: multitask, balance: mgda, weights: [1, 2], tasks: [{name: decorr}, {name: bgrl}]}",
+            [],
+            ["balance=mgda", "leave weights out"],
+        ),
+        (
+            SECTIONS + "objective: {name: multitask, weights: [1], tasks: [{name: decorr}, {name: bgrl}]}",
+            [],
+            ["weights=[1.0]", "2 tasks"],
+        ),
+        (
+            SECTIONS + "objective: {name: multitask, balance: uncertainty, tasks: [{name: decorr}, {name: bgrl}]}",
+            [],
+            ["decorr with loss=cca", "below 0"],
+        ),
         (MINIMAL, ["objective.mask_rat=0.5"], ["unknown key objective.mask_rat", "objective.mask_rate"]),
         (MINIMAL, ["training.epochs=0"], ["training.epochs=0", "greater than or equal to 1"]),
         (MINIMAL, ["training.epochs=many"], ['training.epochs="many"', "integer"]),
@@ -151,8 +184,6 @@ def test_every_shipped_recipe_is_a_valid_run_file(path: Path) -> None:
 
 def test_every_key_has_a_description() -> None:
     def undescribed(model: type, prefix: str) -> list[str]:
-        from service.run_file import section_models
-
         found = []
         for name, field in model.model_fields.items():  # type: ignore[attr-defined]  # any pydantic model
             below = list(section_models(field))

@@ -1,0 +1,152 @@
+"""Law: W ranks that balance the gradients of tasks equal one rank, and each other bit for bit; DDP reduces nothing.
+
+Dropout, masks, views and batch norm are on; batches are cut unevenly over ranks, and a rank may have no seed of one.
+The test starts its own gloo processes (this file run as a program).
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sampling.batch import MiniBatch
+from service.group import Group
+from service.model import Model, build_model
+from service.run_file import RunFile, parse_run_text
+from service.step import find_gradient
+from tests.data import ROOT
+from tests.processes import environment
+from tests.service.batches import homogeneous, make_batch
+
+WORLD_SIZE = 2
+BATCHES = {1: ((11,), (9,)), 2: ((8, 3), (0, 9))}
+"""seeds of each rank in each of the two batches, by world size"""
+ACCUMULATE = (1, 2)
+FIGURES = ("loss", "norm")
+LIMIT_SECONDS = 100
+
+
+def run_of(accumulate: int) -> RunFile:
+    return parse_run_text(
+        f"""
+        run: {{name: r}}
+        data: {{store: s}}
+        encoder: {{name: gcn, hidden_dim: 8, norm: batch, feature_dropout: 0.2, edge_dropout: 0.2, kernels: torch}}
+        objective:
+          name: multitask
+          balance: mgda
+          tasks:
+            - {{name: graphmae, mask_rate: 0.6, replace_rate: 0.4, decoder: mlp}}
+            - {{name: decorr, loss: cca}}
+            - {{name: infonce, projector_dim: 6}}
+            - {{name: bgrl, predictor_dim: 6, predictor_norm: batch}}
+            - {{name: edgemask, mask_rate: 0.5, decoder_dim: 6, degree_weight: 0.1}}
+        training: {{accumulate: {accumulate}, clip_norm: 0.5}}
+        """,
+        place="run.yaml",
+    )
+
+
+def batches_of(model: Model, *, rank: int, world_size: int) -> Iterator[MiniBatch]:
+    graph = homogeneous()
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(1)).tolist()
+    first = 0
+    for step, counts in enumerate(BATCHES[world_size]):
+        mine = first + sum(counts[:rank])
+        seeds = [graph.all_seeds()[number] for number in order[mine : mine + counts[rank]]]
+        batch = make_batch(
+            graph,
+            seeds,
+            num_hops=2 + model.objective.reach,
+            fanout=2,
+            num_seeds_global=sum(counts),
+            dtype=torch.float64,
+        )
+        first += sum(counts)
+        yield replace(batch, step=step)
+
+
+def run_case(accumulate: int, *, group: Group, process_group: Any) -> dict[str, Tensor]:
+    """Loss, gradients and buffers after the second of two steps, or after one of two batches."""
+    run = run_of(accumulate)
+    model = build_model(run, homogeneous().schema, group=group).double()
+    shake(model)
+    forward: nn.Module = model
+    if group.world_size > 1:
+        forward = DistributedDataParallel(model, broadcast_buffers=False, process_group=process_group)
+        forward.register_comm_hook(None, refuse)
+    batches = batches_of(model, rank=group.rank, world_size=group.world_size)
+    for _ in range(len(BATCHES[1]) // accumulate):
+        found = find_gradient(run, batches, num_batches=accumulate, forward=forward, model=model, group=group)
+    assert found.norm < 1e3
+    result = {name: torch.tensor(value, dtype=torch.float64) for name, value in vars(found).items() if name in FIGURES}
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        if parameter.grad is not None:
+            result[f"gradient {name}"] = parameter.grad
+    return result | {f"buffer {name}": buffer for name, buffer in model.named_buffers()}
+
+
+@torch.no_grad()
+def shake(model: Model) -> None:
+    """Move biases off 0: a decoder's row of zeros has a gradient that drowns all others."""
+    generator = torch.Generator().manual_seed(2)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype), alpha=0.1)
+
+
+def refuse(
+    state: Any,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]  # torch makes it at run time
+) -> torch.futures.Future[Tensor]:
+    raise AssertionError("DDP has reduced a gradient")
+
+
+def test_ranks_that_balance_gradients_equal_one_rank(tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "tests.laws.test_multitask_ranks", str(tmp_path)]
+    ranks = [
+        subprocess.Popen([*program, str(rank)], cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+        for rank in range(WORLD_SIZE)
+    ]
+    try:
+        for process in ranks:
+            _, errors = process.communicate(timeout=LIMIT_SECONDS)
+            assert process.returncode == 0, errors
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+    for accumulate in ACCUMULATE:
+        alone = run_case(accumulate, group=Group(), process_group=None)
+        first, second = (load_file(tmp_path / f"{accumulate}.{rank}.safetensors") for rank in range(WORLD_SIZE))
+        assert first.keys() == second.keys() == alone.keys()
+        for name, value in alone.items():
+            if name.startswith("gradient"):
+                assert torch.equal(first[name], second[name]), f"{name} differs between ranks"
+            difference = float((first[name] - value).norm() / value.norm().clamp(min=1e-6))
+            assert difference <= 1e-9, f"accumulate {accumulate}: {name}: {difference}"
+
+
+def run_rank(*, folder: Path, rank: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD_SIZE)
+    group = Group.from_torch(local_rank=rank)
+    for accumulate in ACCUMULATE:
+        result = run_case(accumulate, group=group, process_group=dist.group.WORLD)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in result.items()}, folder / f"{accumulate}.{rank}.safetensors"
+        )
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run_rank(folder=Path(sys.argv[1]), rank=int(sys.argv[2]))
