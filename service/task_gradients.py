@@ -30,13 +30,11 @@ class TaskGradients:
         self._rows: list[Tensor] | None = None
 
     def add(self, losses: tuple[LossSum, ...]) -> None:
-        """Differentiate the losses of this rank's part of a batch; every rank must call it. Frees their graph."""
+        """Differentiate the losses of this rank's part of a batch; every rank must call it. Frees each one's graph."""
         rows = []
-        for number, (loss, own) in enumerate(zip(losses, self.own, strict=True)):
+        for loss, own in zip(losses, self.own, strict=True):
             # not `backward`: what DDP hangs on parameters must not see the gradient of one task
-            found = torch.autograd.grad(
-                loss.loss_sum, [*self.shared, *own], retain_graph=number + 1 < len(losses), materialize_grads=True
-            )
+            found = torch.autograd.grad(loss.loss_sum, [*self.shared, *own], materialize_grads=True)
             rows.append(torch.cat([gradient.reshape(-1).double() for gradient in found]))
         if self._rows is not None:
             rows = [before + row for before, row in zip(self._rows, rows, strict=True)]
@@ -53,20 +51,23 @@ class TaskGradients:
         rows = total.split([row.numel() for row in self._rows])
         num_shared = sum(parameter.numel() for parameter in self.shared)
         shared_KP = torch.stack([row[:num_shared] for row in rows])
-        put(combined(shared_KP), self.shared)
+        put(combined(shared_KP, group=group), self.shared)
         for row, own in zip(rows, self.own, strict=True):
             put(row[num_shared:], own)
 
 
-def combined(gradients_KP: Tensor) -> Tensor:
-    """[P]: the shortest convex combination of the rows, each scaled to length 1; rows of zeros are left out."""
+def combined(gradients_KP: Tensor, *, group: Group) -> Tensor:
+    """[P]: the shortest convex combination of the rows, each scaled to length 1; rows of zeros are left out.
+
+    The weights are rank 0's: processors of other kinds round otherwise, and ranks must not drift apart.
+    """
     lengths_K = gradients_KP.norm(dim=1)
     unit_KP = gradients_KP[lengths_K != 0.0] / lengths_K[lengths_K != 0.0, None]
     if unit_KP.shape[0] == 0:
         return torch.zeros_like(gradients_KP[0])
-    weights = min_norm_weights((unit_KP @ unit_KP.T).cpu().numpy())
-    shortest: Tensor = torch.from_numpy(weights).to(unit_KP.device) @ unit_KP
-    return shortest
+    weights_K = torch.from_numpy(min_norm_weights((unit_KP @ unit_KP.T).cpu().numpy())).to(unit_KP.device)
+    weights_K = group.sum(weights_K if group.rank == 0 else torch.zeros_like(weights_K))
+    return (weights_K[:, None] * unit_KP).sum(0)
 
 
 def trained(module: nn.Module) -> list[nn.Parameter]:

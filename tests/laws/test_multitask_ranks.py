@@ -78,7 +78,6 @@ def run_case(accumulate: int, *, group: Group, process_group: Any) -> dict[str, 
     """Loss, gradients and buffers after the second of two steps, or after one of two batches."""
     run = run_of(accumulate)
     model = build_model(run, homogeneous().schema, group=group).double()
-    shake(model)
     forward: nn.Module = model
     if group.world_size > 1:
         forward = DistributedDataParallel(model, broadcast_buffers=False, process_group=process_group)
@@ -93,15 +92,6 @@ def run_case(accumulate: int, *, group: Group, process_group: Any) -> dict[str, 
         if parameter.grad is not None:
             result[f"gradient {name}"] = parameter.grad
     return result | {f"buffer {name}": buffer for name, buffer in model.named_buffers()}
-
-
-@torch.no_grad()
-def shake(model: Model) -> None:
-    """Move biases off 0: a decoder's row of zeros has a gradient that drowns all others."""
-    generator = torch.Generator().manual_seed(2)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype), alpha=0.1)
 
 
 def refuse(

@@ -21,8 +21,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "decorr": {"loss": "barlow"},
     "edgemask": {"decoder_dim": 8},
     "pretext": {"num_clusters": 4},
+    "multitask": {"balance": "mgda", "tasks": "[{name: graphmae}, {name: decorr}, {name: bgrl}]"},
 }
-REACH = {"graphmae": 1, "edgemask": 1}
+REACH = {"graphmae": 1, "edgemask": 1, "multitask": 1}
 
 
 def test_every_objective_has_settings_here() -> None:

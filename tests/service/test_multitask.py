@@ -113,9 +113,9 @@ def test_mgda_gives_the_encoder_the_shortest_combination_and_each_task_its_own_g
 
 def test_a_task_without_gradient_takes_no_part() -> None:
     rows = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=torch.float64)
-    assert combined(rows).tolist() == pytest.approx([0.6, 0.8])
-    assert combined(rows[:1]).tolist() == [0.0, 0.0]
-    assert combined(rows * torch.nan).isnan().all()
+    assert combined(rows, group=Group()).tolist() == pytest.approx([0.6, 0.8])
+    assert combined(rows[:1], group=Group()).tolist() == [0.0, 0.0]
+    assert combined(rows * torch.nan, group=Group()).isnan().all()
 
 
 @pytest.mark.parametrize("num_hops", [0, 1, 2, 3])
