@@ -67,7 +67,8 @@ def combined(gradients_KP: Tensor, *, group: Group) -> Tensor:
         return torch.zeros_like(gradients_KP[0])
     weights_K = torch.from_numpy(min_norm_weights((unit_KP @ unit_KP.T).cpu().numpy())).to(unit_KP.device)
     weights_K = group.sum(weights_K if group.rank == 0 else torch.zeros_like(weights_K))
-    return (weights_K[:, None] * unit_KP).sum(0)
+    shortest: Tensor = (weights_K[:, None] * unit_KP).sum(0)
+    return shortest
 
 
 def trained(module: nn.Module) -> list[nn.Parameter]:

@@ -51,7 +51,8 @@ class MultitaskConfig(BaseModel):
     @property
     def varies_with_workers(self) -> str | None:
         """Which setting makes the loss depend on the number of workers; of the first task that has one."""
-        return next((found for task in self.tasks if (found := task.varies_with_workers)), None)
+        found = (getattr(task, "varies_with_workers", None) for task in self.tasks)
+        return next((setting for setting in found if setting is not None), None)
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
