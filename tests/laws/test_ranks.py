@@ -153,7 +153,7 @@ def run_case(case: Case, *, group: Group, process_group: dist.ProcessGroup | Non
     return result
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.soak)])
 def test_ranks_equal_one_rank(world_size: int, tmp_path: Path) -> None:
     program = [sys.executable, "-m", "tests.laws.test_ranks", str(world_size), str(tmp_path)]
     ranks = [
