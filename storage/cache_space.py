@@ -100,8 +100,10 @@ class CacheSpace:
 
     def _make_room(self, num_bytes: int) -> tuple[int, list[BlockName]]:
         """Bytes in use after evicting what must go, and the blocks evicted."""
+        # in this order: a block that gets its name in between is counted twice, not left out
+        reserved = self._reserved_bytes()
         blocks = sorted(self._blocks())
-        used = sum(block.num_bytes for block in blocks) + self._reserved_bytes()
+        used = sum(block.num_bytes for block in blocks) + reserved
         goal = self._limit_bytes - num_bytes
         if used > goal:
             goal = max(0, goal - self._limit_bytes // SLACK_SHARE)
