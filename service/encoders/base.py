@@ -101,7 +101,7 @@ class Encoder(nn.Module):
         group: Group | None = None,
         view: int = 0,
     ) -> Tensor:
-        """H [hop.num_targets, D_{index+1}] from h [>= hop.num_sources, D_index].
+        """H [hop.num_targets, D_{index+1}] from h [>= hop.num_sources, D_index]; encoders that read no hop have none.
 
         Args:
             nodes: covers the hop's sources; rows of h are its first rows.
@@ -110,7 +110,7 @@ class Encoder(nn.Module):
             group: the ranks that share the global batch; None means this one alone.
             view: number of the augmented copy of the batch.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} has no layer that reads a hop")
 
     def finish(self, states: Sequence[Tensor], *, num_seeds: int = 0, group: Group | None = None) -> Tensor:
         """[n, config.out_dim] from the states of the layers, first to last, each of the same n nodes.

@@ -1,6 +1,7 @@
 """What one layer's convolution is: hidden states of a hop's sources in, of its targets out."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,18 @@ AGGREGATION_COST = 32
 0.06 ns against 2 ns, forward and backward)"""
 
 
+@dataclass(frozen=True)
+class ConvolutionShape:
+    """What a convolution of any kind is made for."""
+
+    in_dim: int
+    out_dim: int
+    schema: GraphSchema
+    relations: tuple[int, ...]
+    """numbers of those that it reads"""
+    relation_weights: RelationWeights = "sum"
+
+
 class Convolution(nn.Module, ABC):
     """One convolution per relation, joined by `mix` (`service.encoders.relations`), plus one self term.
 
@@ -26,23 +39,14 @@ class Convolution(nn.Module, ABC):
     in_dim: int
     out_dim: int
 
-    def __init__(
-        self,
-        *,
-        in_dim: int,
-        out_dim: int,
-        schema: GraphSchema,
-        relations: tuple[int, ...],
-        relation_weights: RelationWeights = "sum",
-        mixed_dim: int | None = None,
-    ) -> None:
-        """`mixed_dim`: columns of what is joined, where these are not `out_dim`."""
+    def __init__(self, shape: ConvolutionShape, *, mixed_dim: int | None = None) -> None:
+        """`mixed_dim`: columns of what is joined, where these are not `shape.out_dim`."""
         super().__init__()
-        self.in_dim = in_dim
-        self.out_dim = out_dim
-        self.relations = relations
-        self.is_homogeneous = schema.is_homogeneous
-        self.mix = make_mix(relation_weights, mixed_dim or out_dim, num_relations=len(relations))
+        self.in_dim = shape.in_dim
+        self.out_dim = shape.out_dim
+        self.relations = shape.relations
+        self.is_homogeneous = shape.schema.is_homogeneous
+        self.mix = make_mix(shape.relation_weights, mixed_dim or shape.out_dim, num_relations=len(shape.relations))
 
     @abstractmethod
     def forward(

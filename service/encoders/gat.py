@@ -5,12 +5,10 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from sampling.batch import Hop
-from service.encoders.convolution import Convolution, count_rows, linear, own_rows, projects_first
+from service.encoders.convolution import Convolution, ConvolutionShape, count_rows, linear, own_rows, projects_first
 from service.encoders.nodes import Nodes, RelationEdges
-from service.encoders.relations import RelationWeights
 from service.message_passing import attend, edge_softmax, score_edges
 from service.noise import Noise, Site
-from service.schema import GraphSchema
 
 NEGATIVE_SLOPE = 0.2
 """of the leaky relu on attention logits (section 2.1)"""
@@ -24,35 +22,23 @@ class GatConvolution(Convolution):
     Source: Velickovic et al., "Graph attention networks", ICLR 2018, eq. 1-5; initial weights as in DGL's GATConv.
     """
 
-    def __init__(
-        self,
-        *,
-        in_dim: int,
-        out_dim: int,
-        schema: GraphSchema,
-        relations: tuple[int, ...],
-        num_heads: int,
-        attention_dropout: float,
-        relation_weights: RelationWeights = "sum",
-    ) -> None:
-        super().__init__(
-            in_dim=in_dim, out_dim=out_dim, schema=schema, relations=relations, relation_weights=relation_weights
-        )
-        assert out_dim % num_heads == 0, "checked by EncoderConfig"
+    def __init__(self, shape: ConvolutionShape, *, num_heads: int, attention_dropout: float) -> None:
+        super().__init__(shape)
+        assert self.out_dim % num_heads == 0, "checked by EncoderConfig"
         self.num_heads = num_heads
         self.attention_dropout = attention_dropout
-        self.neighbor = nn.ModuleList(nn.Linear(in_dim, out_dim, bias=False) for _ in relations)
-        shape = (len(relations), num_heads, out_dim // num_heads)
-        self.source_attention = nn.Parameter(torch.empty(shape))
-        self.target_attention = nn.Parameter(torch.empty(shape))
-        self.own = None if self.is_homogeneous else linear(in_dim, out_dim)
-        self.bias = nn.Parameter(torch.zeros(out_dim))
+        self.neighbor = nn.ModuleList(nn.Linear(self.in_dim, self.out_dim, bias=False) for _ in self.relations)
+        vectors = (len(self.relations), num_heads, self.out_dim // num_heads)
+        self.source_attention = nn.Parameter(torch.empty(vectors))
+        self.target_attention = nn.Parameter(torch.empty(vectors))
+        self.own = None if self.is_homogeneous else linear(self.in_dim, self.out_dim)
+        self.bias = nn.Parameter(torch.zeros(self.out_dim))
         gain = nn.init.calculate_gain("relu")
         for project in self.neighbor:
             assert isinstance(project, nn.Linear)
             nn.init.xavier_normal_(project.weight, gain=gain)
         # fans as in DGL's GATConv, whose vectors have shape (1, heads, width)
-        deviation = gain * (2.0 / (num_heads * shape[2] + shape[2])) ** 0.5
+        deviation = gain * (2.0 / (num_heads * vectors[2] + vectors[2])) ** 0.5
         nn.init.normal_(self.source_attention, std=deviation)
         nn.init.normal_(self.target_attention, std=deviation)
 

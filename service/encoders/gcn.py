@@ -6,16 +6,15 @@ from torch import Tensor, nn
 from sampling.batch import Hop
 from service.encoders.convolution import (
     Convolution,
+    ConvolutionShape,
     linear,
     own_rows,
     projects_first,
     sampling_scale,
 )
 from service.encoders.nodes import Nodes, RelationEdges
-from service.encoders.relations import RelationWeights
 from service.message_passing import sum_neighbors
 from service.noise import Noise
-from service.schema import GraphSchema
 
 
 class GcnConvolution(Convolution):
@@ -26,25 +25,11 @@ class GcnConvolution(Convolution):
     sum. Edge weights multiply. Source: Kipf and Welling, ICLR 2017, eq. 2 and section 2.2.
     """
 
-    def __init__(
-        self,
-        *,
-        in_dim: int,
-        out_dim: int,
-        schema: GraphSchema,
-        relations: tuple[int, ...],
-        relation_weights: RelationWeights = "sum",
-    ) -> None:
-        super().__init__(
-            in_dim=in_dim,
-            out_dim=out_dim,
-            schema=schema,
-            relations=relations,
-            relation_weights=relation_weights,
-        )
-        self.neighbor = nn.ModuleList(linear(in_dim, out_dim) for _ in relations)
-        self.own = None if self.is_homogeneous else linear(in_dim, out_dim)
-        self.bias = nn.Parameter(torch.zeros(out_dim))
+    def __init__(self, shape: ConvolutionShape) -> None:
+        super().__init__(shape)
+        self.neighbor = nn.ModuleList(linear(self.in_dim, self.out_dim) for _ in self.relations)
+        self.own = None if self.is_homogeneous else linear(self.in_dim, self.out_dim)
+        self.bias = nn.Parameter(torch.zeros(self.out_dim))
 
     def forward(
         self,

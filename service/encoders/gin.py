@@ -4,12 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from sampling.batch import Hop
-from service.encoders.convolution import Convolution, linear, own_rows, sampling_scale
+from service.encoders.convolution import Convolution, ConvolutionShape, linear, own_rows, sampling_scale
 from service.encoders.nodes import Nodes
-from service.encoders.relations import RelationWeights
 from service.message_passing import sum_neighbors
 from service.noise import Noise
-from service.schema import GraphSchema
 
 
 class GinConvolution(Convolution):
@@ -20,27 +18,16 @@ class GinConvolution(Convolution):
     2019, eq. 4.1 (MLP of two layers, relu between).
     """
 
-    def __init__(
-        self,
-        *,
-        in_dim: int,
-        out_dim: int,
-        schema: GraphSchema,
-        relations: tuple[int, ...],
-        relation_weights: RelationWeights = "sum",
-    ) -> None:
-        super().__init__(
-            in_dim=in_dim,
-            out_dim=out_dim,
-            schema=schema,
-            relations=relations,
-            relation_weights=relation_weights,
-            mixed_dim=in_dim,
+    def __init__(self, shape: ConvolutionShape) -> None:
+        super().__init__(shape, mixed_dim=shape.in_dim)
+        single = shape.schema.is_homogeneous
+        self.neighbor = nn.ModuleList(
+            nn.Identity() if single else linear(self.in_dim, self.in_dim) for _ in self.relations
         )
-        single = schema.is_homogeneous
-        self.neighbor = nn.ModuleList(nn.Identity() if single else linear(in_dim, in_dim) for _ in relations)
         self.epsilon = nn.Parameter(torch.zeros(()))
-        self.mlp = nn.Sequential(linear(in_dim, out_dim, bias=True), nn.ReLU(), linear(out_dim, out_dim, bias=True))
+        self.mlp = nn.Sequential(
+            linear(self.in_dim, self.out_dim, bias=True), nn.ReLU(), linear(self.out_dim, self.out_dim, bias=True)
+        )
 
     def forward(
         self,

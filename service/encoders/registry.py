@@ -1,7 +1,7 @@
 """The encoders there are, by name."""
 
 from service.encoders.base import ConvolutionEncoder, Encoder, EncoderConfig
-from service.encoders.convolution import Convolution
+from service.encoders.convolution import Convolution, ConvolutionShape
 from service.encoders.gat import GatConvolution
 from service.encoders.gcn import GcnConvolution
 from service.encoders.gin import GinConvolution
@@ -19,42 +19,16 @@ def make_convolution(
 
     sgc, mlp and encoders of users' own are no convolutions: a decoder names one of those that are.
     """
+    shape = ConvolutionShape(in_dim, out_dim, schema, relations, config.relation_weights)
     match config.name:
         case "sage":
-            return SageConvolution(
-                in_dim=in_dim,
-                out_dim=out_dim,
-                schema=schema,
-                relations=relations,
-                aggregator=config.aggregator,
-                relation_weights=config.relation_weights,
-            )
+            return SageConvolution(shape, aggregator=config.aggregator)
         case "gcn":
-            return GcnConvolution(
-                in_dim=in_dim,
-                out_dim=out_dim,
-                schema=schema,
-                relations=relations,
-                relation_weights=config.relation_weights,
-            )
+            return GcnConvolution(shape)
         case "gat":
-            return GatConvolution(
-                in_dim=in_dim,
-                out_dim=out_dim,
-                schema=schema,
-                relations=relations,
-                num_heads=config.num_heads,
-                attention_dropout=config.attention_dropout,
-                relation_weights=config.relation_weights,
-            )
+            return GatConvolution(shape, num_heads=config.num_heads, attention_dropout=config.attention_dropout)
         case "gin":
-            return GinConvolution(
-                in_dim=in_dim,
-                out_dim=out_dim,
-                schema=schema,
-                relations=relations,
-                relation_weights=config.relation_weights,
-            )
+            return GinConvolution(shape)
     raise AssertionError(config.name)
 
 

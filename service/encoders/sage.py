@@ -3,12 +3,10 @@
 from torch import Tensor, nn
 
 from sampling.batch import Hop
-from service.encoders.convolution import Convolution, linear, own_rows, projects_first
+from service.encoders.convolution import Convolution, ConvolutionShape, linear, own_rows, projects_first
 from service.encoders.nodes import Nodes
-from service.encoders.relations import RelationWeights
 from service.message_passing import maximum, mean
 from service.noise import Noise
-from service.schema import GraphSchema
 
 
 class SageConvolution(Convolution):
@@ -18,22 +16,11 @@ class SageConvolution(Convolution):
     the mean aggregator (the concatenation written as two maps); "max" is the element-wise maximum of h_u.
     """
 
-    def __init__(
-        self,
-        *,
-        in_dim: int,
-        out_dim: int,
-        schema: GraphSchema,
-        relations: tuple[int, ...],
-        aggregator: str = "mean",
-        relation_weights: RelationWeights = "sum",
-    ) -> None:
-        super().__init__(
-            in_dim=in_dim, out_dim=out_dim, schema=schema, relations=relations, relation_weights=relation_weights
-        )
+    def __init__(self, shape: ConvolutionShape, *, aggregator: str = "mean") -> None:
+        super().__init__(shape)
         self.takes_maximum = aggregator == "max"
-        self.own = linear(in_dim, out_dim, bias=True)
-        self.neighbor = nn.ModuleList(linear(in_dim, out_dim) for _ in relations)
+        self.own = linear(self.in_dim, self.out_dim, bias=True)
+        self.neighbor = nn.ModuleList(linear(self.in_dim, self.out_dim) for _ in self.relations)
 
     def forward(
         self,

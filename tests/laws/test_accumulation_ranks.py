@@ -4,7 +4,6 @@ Dropout, masks, replacement rows and batch norm are on; the batches of a step ar
 each, and a rank may have no seed of one. Each test starts its own gloo processes (this file run as a program).
 """
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -14,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -25,8 +23,7 @@ from service.health import SeedStates
 from service.model import Model, build_model
 from service.run_file import RunFile, parse_run_text
 from service.step import find_gradient
-from tests.data import ROOT
-from tests.processes import environment
+from tests.laws.gloo_ranks import joined_rank, leave, left_by, run_ranks
 from tests.service.batches import homogeneous, make_batch
 
 OBJECTIVES = {
@@ -39,7 +36,6 @@ OBJECTIVES = {
 }
 BATCHES = {1: ((11,), (9,), (7,)), 2: ((8, 3), (0, 9), (6, 1)), 3: ((4, 3, 4), (9, 0, 0), (0, 5, 2))}
 """seeds of each rank in each of the three batches of a step, by world size"""
-LIMIT_SECONDS = 120
 
 
 def run_of(objective: str) -> RunFile:
@@ -106,23 +102,11 @@ def run_case(objective: str, *, group: Group, process_group: Any) -> dict[str, T
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_that_accumulate_equal_one_rank(world_size: int, tmp_path: Path) -> None:
-    program = [sys.executable, "-m", "tests.laws.test_accumulation_ranks", str(world_size), str(tmp_path)]
-    ranks = [
-        subprocess.Popen([*program, str(rank)], cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
-        for rank in range(world_size)
-    ]
-    try:
-        for process in ranks:
-            _, errors = process.communicate(timeout=LIMIT_SECONDS)
-            assert process.returncode == 0, errors
-    finally:
-        for process in ranks:
-            process.kill()
-            process.wait()
+    run_ranks("tests.laws.test_accumulation_ranks", world_size=world_size, folder=tmp_path)
     for objective in OBJECTIVES:
         alone = run_case(objective, group=Group(), process_group=None)
         for rank in range(world_size):
-            together = load_file(tmp_path / f"{objective}.{rank}.safetensors")
+            together = left_by(folder=tmp_path, name=objective, rank=rank)
             # the figures of health are known to rank 0 alone
             names = {name for name in alone if rank == 0 or not name.startswith("health")}
             assert together.keys() == names
@@ -135,17 +119,8 @@ def test_ranks_that_accumulate_equal_one_rank(world_size: int, tmp_path: Path) -
                 assert difference <= tolerance, f"{objective}: {name} on rank {rank}: {difference}"
 
 
-def run_rank(*, world_size: int, folder: Path, rank: int) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
-    group = Group.from_torch(local_rank=rank)
-    for objective in OBJECTIVES:
-        result = run_case(objective, group=group, process_group=dist.group.WORLD)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in result.items()}, folder / f"{objective}.{rank}.safetensors"
-        )
-    dist.destroy_process_group()
-
-
 if __name__ == "__main__":
-    run_rank(world_size=int(sys.argv[1]), folder=Path(sys.argv[2]), rank=int(sys.argv[3]))
+    with joined_rank(sys.argv) as (joined, where):
+        for name in OBJECTIVES:
+            tensors = run_case(name, group=joined, process_group=dist.group.WORLD)
+            leave(tensors, folder=where, name=name, rank=joined.rank)

@@ -4,7 +4,6 @@ Dropout, masks, views and batch norm are on; batches are cut unevenly over ranks
 The test starts its own gloo processes (this file run as a program).
 """
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,8 +20,7 @@ from service.group import Group
 from service.model import Model, build_model
 from service.run_file import RunFile, parse_run_text
 from service.step import find_gradient
-from tests.data import ROOT
-from tests.processes import environment
+from tests.laws.gloo_ranks import joined_rank, leave, left_by, run_ranks
 from tests.service.batches import homogeneous, make_batch
 
 WORLD_SIZE = 2
@@ -31,7 +28,6 @@ BATCHES = {1: ((11,), (9,)), 2: ((8, 3), (0, 9))}
 """seeds of each rank in each of the two batches, by world size"""
 ACCUMULATE = (1, 2)
 FIGURES = ("loss", "norm")
-LIMIT_SECONDS = 100
 
 
 def run_of(accumulate: int) -> RunFile:
@@ -102,22 +98,10 @@ def refuse(
 
 
 def test_ranks_that_balance_gradients_equal_one_rank(tmp_path: Path) -> None:
-    program = [sys.executable, "-m", "tests.laws.test_multitask_ranks", str(tmp_path)]
-    ranks = [
-        subprocess.Popen([*program, str(rank)], cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
-        for rank in range(WORLD_SIZE)
-    ]
-    try:
-        for process in ranks:
-            _, errors = process.communicate(timeout=LIMIT_SECONDS)
-            assert process.returncode == 0, errors
-    finally:
-        for process in ranks:
-            process.kill()
-            process.wait()
+    run_ranks("tests.laws.test_multitask_ranks", world_size=WORLD_SIZE, folder=tmp_path)
     for accumulate in ACCUMULATE:
         alone = run_case(accumulate, group=Group(), process_group=None)
-        first, second = (load_file(tmp_path / f"{accumulate}.{rank}.safetensors") for rank in range(WORLD_SIZE))
+        first, second = (left_by(folder=tmp_path, name=accumulate, rank=rank) for rank in range(WORLD_SIZE))
         assert first.keys() == second.keys() == alone.keys()
         for name, value in alone.items():
             if name.startswith("gradient"):
@@ -126,17 +110,8 @@ def test_ranks_that_balance_gradients_equal_one_rank(tmp_path: Path) -> None:
             assert difference <= 1e-9, f"accumulate {accumulate}: {name}: {difference}"
 
 
-def run_rank(*, folder: Path, rank: int) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD_SIZE)
-    group = Group.from_torch(local_rank=rank)
-    for accumulate in ACCUMULATE:
-        result = run_case(accumulate, group=group, process_group=dist.group.WORLD)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in result.items()}, folder / f"{accumulate}.{rank}.safetensors"
-        )
-    dist.destroy_process_group()
-
-
 if __name__ == "__main__":
-    run_rank(folder=Path(sys.argv[1]), rank=int(sys.argv[2]))
+    with joined_rank(sys.argv) as (joined, where):
+        for number in ACCUMULATE:
+            tensors = run_case(number, group=joined, process_group=dist.group.WORLD)
+            leave(tensors, folder=where, name=number, rank=joined.rank)

@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 
 from sampling.batch import MiniBatch
 from service.encoders import Nodes
+from service.encoders.convolution import ConvolutionShape
 from service.encoders.gat import GatConvolution
 from service.encoders.gcn import GcnConvolution
 from service.encoders.gin import GinConvolution
@@ -53,11 +54,15 @@ def assert_equal(one: Tensor, other: Tensor, x: Tensor) -> None:
     assert torch.allclose(gradient, expected, atol=1e-12)
 
 
+def shape(out_dim: int) -> ConvolutionShape:
+    return ConvolutionShape(DIM, out_dim, GRAPH.schema, (0,))
+
+
 @needs_dgl
 def test_sage_equals_dgl() -> None:
     from dgl.nn.pytorch import SAGEConv
 
-    convolution = SageConvolution(in_dim=DIM, out_dim=4, schema=GRAPH.schema, relations=(0,)).double()
+    convolution = SageConvolution(shape(4)).double()
     peer = SAGEConv(DIM, 4, "mean").double()
     peer.fc_self.weight.data = convolution.own.weight.data
     peer.fc_neigh.weight.data = convolution.neighbor[0].weight.data
@@ -72,7 +77,7 @@ def test_sage_equals_dgl() -> None:
 def test_gcn_equals_dgl_with_self_loops(out_dim: int) -> None:
     from dgl.nn.pytorch import GraphConv
 
-    convolution = GcnConvolution(in_dim=DIM, out_dim=out_dim, schema=GRAPH.schema, relations=(0,)).double()
+    convolution = GcnConvolution(shape(out_dim)).double()
     peer = GraphConv(DIM, out_dim, norm="both").double()
     weight = convolution.neighbor[0].weight
     assert isinstance(weight, Tensor)
@@ -88,14 +93,7 @@ def test_gcn_equals_dgl_with_self_loops(out_dim: int) -> None:
 def test_gat_equals_dgl_with_self_loops(num_heads: int, out_dim: int) -> None:
     from dgl.nn.pytorch import GATConv
 
-    convolution = GatConvolution(
-        in_dim=DIM,
-        out_dim=out_dim,
-        schema=GRAPH.schema,
-        relations=(0,),
-        num_heads=num_heads,
-        attention_dropout=0.0,
-    ).double()
+    convolution = GatConvolution(shape(out_dim), num_heads=num_heads, attention_dropout=0.0).double()
     peer = GATConv(DIM, out_dim // num_heads, num_heads).double()
     peer.fc.weight.data = convolution.neighbor[0].weight.data
     peer.attn_l.data = convolution.source_attention.data
@@ -110,7 +108,7 @@ def test_gat_equals_dgl_with_self_loops(num_heads: int, out_dim: int) -> None:
 def test_gin_equals_dgl() -> None:
     from dgl.nn.pytorch import GINConv
 
-    convolution = GinConvolution(in_dim=DIM, out_dim=4, schema=GRAPH.schema, relations=(0,)).double()
+    convolution = GinConvolution(shape(4)).double()
     with torch.no_grad():
         convolution.epsilon.fill_(0.3)
     peer = GINConv(convolution.mlp, "sum", init_eps=0.3).double()

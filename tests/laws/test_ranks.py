@@ -4,7 +4,6 @@ Dropout of features, attention and edges, masks, replacement rows and batch norm
 rank may be empty. Each test starts its own gloo processes (this file run as a program), which meet through a file.
 """
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from typing import Any, Literal
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,17 +24,15 @@ from service.noise import Noise
 from service.norm import NormName
 from service.objectives import LossSum, ObjectiveConfig, make_objective
 from service.objectives.graphmae import GraphMaeConfig
-from tests.data import ROOT
 from tests.laws.encoder_cases import ENCODER_CASES
+from tests.laws.gloo_ranks import joined_rank, leave, left_by, run_ranks
 from tests.laws.objective_cases import OBJECTIVES
-from tests.processes import environment
 from tests.service.batches import heterogeneous, homogeneous, make_batch
 
 NUM_SEEDS = 23
 SLICES = {1: (23,), 2: (18, 5), 4: (9, 0, 3, 11)}
 """seeds of each rank, by world size"""
 EMPTY_SLICES = {1: (23,), 2: (23, 0), 4: (0, 0, 23, 0)}
-LIMIT_SECONDS = 400
 
 
 @dataclass(frozen=True)
@@ -155,24 +151,12 @@ def run_case(case: Case, *, group: Group, process_group: dist.ProcessGroup | Non
 
 @pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.soak)])
 def test_ranks_equal_one_rank(world_size: int, tmp_path: Path) -> None:
-    program = [sys.executable, "-m", "tests.laws.test_ranks", str(world_size), str(tmp_path)]
-    ranks = [
-        subprocess.Popen([*program, str(rank)], cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
-        for rank in range(world_size)
-    ]
-    try:
-        for process in ranks:
-            _, errors = process.communicate(timeout=LIMIT_SECONDS)
-            assert process.returncode == 0, errors
-    finally:
-        for process in ranks:
-            process.kill()
-            process.wait()
+    run_ranks("tests.laws.test_ranks", world_size=world_size, folder=tmp_path)
     for number, case in enumerate(cases()):
         alone = run_case(case, group=Group(), process_group=None)
         assert alone["count"] > 5
         for rank in range(world_size):
-            together = load_file(tmp_path / f"{number}.{rank}.safetensors")
+            together = left_by(folder=tmp_path, name=number, rank=rank)
             assert together.keys() == alone.keys()
             assert together["count"] == alone["count"]
             for kind in ("loss", "gradient", "buffer"):
@@ -214,20 +198,9 @@ def check_group(group: Group) -> None:
     group.barrier()
 
 
-def run_rank(*, world_size: int, folder: Path, rank: int) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
-    group = Group.from_torch(local_rank=rank % 2)  # as on two machines
-    assert (group.rank, group.world_size, group.local_rank) == (rank, world_size, rank % 2)
-    check_group(group)
-    for number, case in enumerate(cases()):
-        result = run_case(case, group=group, process_group=dist.group.WORLD)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in result.items()},
-            folder / f"{number}.{rank}.safetensors",
-        )
-    dist.destroy_process_group()
-
-
 if __name__ == "__main__":
-    run_rank(world_size=int(sys.argv[1]), folder=Path(sys.argv[2]), rank=int(sys.argv[3]))
+    with joined_rank(sys.argv) as (joined, where):
+        check_group(joined)
+        for place, one in enumerate(cases()):
+            tensors = run_case(one, group=joined, process_group=dist.group.WORLD)
+            leave(tensors, folder=where, name=place, rank=joined.rank)
