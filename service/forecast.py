@@ -16,11 +16,10 @@ import torch
 
 from service.feeding import OwnLoader
 from service.group import Group
+from service.happened import Happened, happened
 from service.outlook import Outlook, outlooks_of
 from service.preparation import prepare
 from service.run_file import RunFile
-from service.run_folder import run_place
-from service.run_status import read_status
 from service.step import build_optimizer, take_step
 from service.streaming import BatchSource, FromMemory, FromStream, fits_in_memory
 from service.tier_budget import memory_budget, planned_stream
@@ -61,8 +60,10 @@ class Forecast:
     total_steps: int
     outlooks: list[Outlook] = field(default_factory=list)
     one_more_hop: MoreHop | None = None
-    measured_seconds_per_step: float | None = None
-    """of the run, where it has been done"""
+    happened: Happened | None = None
+    """the same of the run, where it has been done"""
+    compute_range: tuple[float, float] | None = None
+    """seconds of a step's computing: the tenth and the ninetieth percentile of the steps that were timed"""
 
 
 def forecast(run: RunFile, *, progress: Progress) -> Forecast:
@@ -139,6 +140,7 @@ def forecast(run: RunFile, *, progress: Progress) -> Forecast:
             counted = source.counters
             stages["sample"] = counted.sample_seconds / max(1, num_steps)
             stages["fetch"] = counted.fetch_seconds / max(1, num_steps)
+    low, high = np.quantile(computes, (0.1, 0.9)).tolist()
     batches_per_step = prepared.total_batches / max(1, prepared.total_steps)
     stages = {name: seconds * batches_per_step for name, seconds in stages.items()}
     bottleneck = max(stages, key=lambda name: stages[name])
@@ -155,13 +157,6 @@ def forecast(run: RunFile, *, progress: Progress) -> Forecast:
         total_steps=prepared.total_steps,
         outlooks=outlooks,
         one_more_hop=more_hop,
-        measured_seconds_per_step=measured(run),
+        happened=happened(run, batches_per_step=batches_per_step),
+        compute_range=(low * batches_per_step, high * batches_per_step),
     )
-
-
-def measured(run: RunFile) -> float | None:
-    """Seconds a step of the run's last attempt from its first batch on, where it has trained any."""
-    status = read_status(run_place(run))
-    if status is None or status.summary is None or status.summary.steps == 0:
-        return None
-    return (status.summary.seconds - status.summary.startup_seconds) / status.summary.steps

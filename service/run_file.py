@@ -29,6 +29,9 @@ from storage.place import Place
 
 REFERENCE = "service/RUN_FILE.md"
 COMMAND_LINE = "command line"
+SIZE = "a size is a number of bytes, at least 0, or one with a unit, such as 512MiB or 4GiB"
+RULES = {"byte_size": SIZE, "byte_size_unit": SIZE}
+"""where pydantic's own words do not say what would do"""
 
 
 class RunSection(Section):
@@ -194,7 +197,7 @@ def parse_run(document: dict[str, Any], *, place: str, overridden: Sequence[str]
         raise BadInput(
             COMMAND_LINE if any(".".join(parts[:end]) in overridden for end in range(1, len(parts) + 1)) else place,
             f"{key}{value}{more}",
-            rule=first["msg"].rstrip("."),
+            rule=RULES.get(first["type"], first["msg"]).rstrip("."),
             remedy=remedy_for(place_of_error),
         ) from None
 

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from service.health import Health
 from storage.errors import DamagedStore
@@ -36,6 +36,22 @@ class StepReport:
 
 
 @dataclass(frozen=True)
+class StreamSummary:
+    """What the planned stream that served rank 0 did in an attempt, for all ranks that it served."""
+
+    batches: int
+    """handed out"""
+    stage_seconds: dict[str, float]
+    """of a batch: how long each stage was at work on it"""
+    requests: int
+    """feature rows asked for"""
+    static_hits: int
+    dynamic_hits: int
+    disk_bytes: int
+    """read from feature files, and packed to local disk and back"""
+
+
+@dataclass(frozen=True)
 class TrainingSummary:
     """What rank 0 did in an attempt; seconds of threads are summed over threads."""
 
@@ -55,6 +71,10 @@ class TrainingSummary:
     host_requests: int
     """feature rows asked of the host tier"""
     host_hits: int
+    compute_seconds: float = 0.0
+    """of `seconds`, steps at work without waits"""
+    stream: StreamSummary | None = None
+    """None where everything was in memory"""
 
 
 @dataclass
@@ -87,7 +107,7 @@ def read_status(place: Place) -> RunStatus | None:
         summary, health = fields.pop("summary"), fields.pop("health", None)
         return RunStatus(
             **fields,
-            summary=None if summary is None else TrainingSummary(**summary),
+            summary=None if summary is None else _summary_of(summary),
             health=None if health is None else Health(**health),
         )
     except FileNotFoundError:
@@ -99,3 +119,8 @@ def read_status(place: Place) -> RunStatus | None:
             rule="the run's state is JSON",
             remedy="remove the file; it is rebuilt",
         ) from None
+
+
+def _summary_of(fields: dict[str, Any]) -> TrainingSummary:
+    stream = fields.pop("stream", None)
+    return TrainingSummary(**fields, stream=None if stream is None else StreamSummary(**stream))

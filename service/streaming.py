@@ -23,6 +23,7 @@ from service.group import Group
 from service.machine_memory import anonymous_bytes
 from service.preparation import Preparation
 from service.run_file import RunFile
+from service.run_status import StreamSummary
 from service.sampling_section import sampling_mode
 from service.tier_budget import memory_budget, open_rank_stream, planned_stream
 from service.tiers import host_tiers, open_features
@@ -31,6 +32,8 @@ from storage.store import Store
 
 SURE_SHARE = 0.7
 """of the budget: what takes no more is held in memory without any planning"""
+STAGES = ("sample", "plan", "pack", "read", "serve")
+"""of the stream, as its counters name them"""
 BATCH_BYTES = 64 << 20
 """allowed for batches in flight when everything is in memory"""
 
@@ -55,6 +58,9 @@ class BatchSource(Protocol):
 
     def host_hits(self) -> HostHits:
         """How host memory did so far."""
+
+    def stream_summary(self) -> StreamSummary | None:
+        """What the planned stream did so far; None where there is none."""
 
 
 class FromMemory:
@@ -105,6 +111,9 @@ class FromMemory:
         counters = [tier.counters for tier in self._tiers if tier is not None]
         return HostHits(sum(found.requests for found in counters), sum(found.hits for found in counters))
 
+    def stream_summary(self) -> None:
+        """See `BatchSource`."""
+
 
 class FromStream:
     """The planned stream: of this rank, or of all ranks of its host."""
@@ -136,6 +145,21 @@ class FromStream:
         return HostHits(
             sum(found.requests for found in counters),
             sum(found.static_hits + found.dynamic_hits for found in counters),
+        )
+
+    def stream_summary(self) -> StreamSummary:
+        """See `BatchSource`."""
+        counters = self._loader.counters
+        tables = [found for found in self._loader.tables if found is not None]
+        read = sum(found.bytes for found in self._loader.read if found is not None)
+        stages = {name: getattr(counters, name) for name in STAGES}
+        return StreamSummary(
+            batches=counters.serve.items,
+            stage_seconds={name: stage.seconds / max(1, counters.serve.items) for name, stage in stages.items()},
+            requests=sum(found.requests for found in tables),
+            static_hits=sum(found.static_hits for found in tables),
+            dynamic_hits=sum(found.dynamic_hits for found in tables),
+            disk_bytes=read + 2 * sum(found.packed_bytes for found in tables),
         )
 
 

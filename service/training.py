@@ -89,6 +89,7 @@ def train(
             logged = step % run.training.log_every_steps == 0 or step == total_steps
             drawn.begin_step()
             found = learner.step(drawn, states=states if logged else None)
+            drawn.end_step()
             health = states.figures(group) if logged else Health()
             if group.rank == 0:
                 coordinator.report(
@@ -133,6 +134,8 @@ def train(
                 startup_seconds=drawn.startup_seconds,
                 host_requests=hits.requests,
                 host_hits=hits.hits,
+                compute_seconds=drawn.compute_seconds,
+                stream=source.stream_summary(),
             )
         )
 
@@ -149,6 +152,8 @@ class Drawn:
         """of the step, over all ranks"""
         self.startup_seconds = 0.0
         """until the first batch was there"""
+        self.compute_seconds = 0.0
+        """of steps that ended, without waits"""
 
     def __iter__(self) -> Iterator[MiniBatch]:
         return self
@@ -170,6 +175,10 @@ class Drawn:
     def seconds_in_step(self) -> float:
         """Since the step began, without waits."""
         return time.monotonic() - self._began - ((self._waited or 0.0) - self._waited_before)
+
+    def end_step(self) -> None:
+        """What was begun is done."""
+        self.compute_seconds += self.seconds_in_step()
 
 
 def save(learner: Learner, prepared: Preparation, *, decision: Decision, coordinator: Coordinator) -> None:

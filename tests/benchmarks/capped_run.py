@@ -66,7 +66,7 @@ def measure(graph: CommunityGraph, folder: Path, *, max_steps: int, options: arg
     say(f"planned {foreseen['stage_seconds']}, bottleneck {foreseen['bottleneck']}", options)
     done, peak = hopstream(["pretrain", run], disk=folder)
     after, _ = hopstream(["plan", run], disk=folder)
-    measured = after["measured_seconds_per_step"]
+    measured = after["happened"]["seconds_per_step"]
     say(f"trained {done}", options)
     return {
         "plan_over_measured": foreseen["seconds_per_step"] / measured,

@@ -33,6 +33,12 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults() -> None:
     assert parse(text, "sampling.fanouts=[3, -1]").sampling.fanouts == (3, -1)
 
 
+@pytest.mark.parametrize("value", ["-5", "-4GiB", "much", "4 parsecs"])
+def test_a_size_that_is_none_is_refused_with_what_would_do(value: str) -> None:
+    with pytest.raises(BadInput, match=r"tiers\.memory_bytes=.*at least 0, or one with a unit, such as 512MiB"):
+        parse(MINIMAL, f"tiers.memory_bytes={value}")
+
+
 @pytest.mark.parametrize("empty", ["training:\n", "training: {}\n", "training: ~\ntiers:\n"])
 def test_an_empty_section_has_the_defaults_and_takes_overrides(empty: str) -> None:
     assert parse(MINIMAL + empty) == parse(MINIMAL)

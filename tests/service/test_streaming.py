@@ -63,7 +63,9 @@ def test_plan_looks_ahead_and_writes_nothing_of_the_run(tmp_path: Path) -> None:
     assert [outlook["change"] for outlook in found["outlooks"]] == ["as it is", "one GiB more"]
     assert found["nodes_by_hop"] == sorted(found["nodes_by_hop"])
     assert found["one_more_hop"]["nodes"] >= found["nodes_by_hop"][-1]
-    assert found["measured_seconds_per_step"] is None
+    assert found["happened"] is None
+    low, high = found["compute_range"]
+    assert low <= found["stage_seconds"]["compute"] <= high
 
 
 def test_plan_shows_what_happened_beside_what_it_foresaw(tmp_path: Path) -> None:
@@ -73,7 +75,23 @@ def test_plan_shows_what_happened_beside_what_it_foresaw(tmp_path: Path) -> None
     done = hopstream("plan", run)
     assert done.returncode == 0, done.stderr
     assert "all in memory" in done.stdout
-    assert "measured seconds a step" in done.stdout
+    assert "what it took, " in done.stdout
+
+
+def test_plan_shows_hits_and_disk_bytes_of_a_streamed_run(tmp_path: Path) -> None:
+    small_store(tmp_path)
+    tiers = {"host_cache_bytes": "1KiB", "packing": "never", "scratch_folder": str(tmp_path / "scratch")}
+    run = str(small_run(tmp_path, training={"epochs": 2}, tiers=tiers))
+    summary = result_of("pretrain", run)["summary"]
+    assert summary["compute_seconds"] <= summary["seconds"]
+    stream = summary["stream"]
+    assert stream["static_hits"] + stream["dynamic_hits"] == summary["host_hits"] < stream["requests"]
+    assert stream["disk_bytes"] > 0
+    happened = result_of("plan", run)["happened"]
+    assert happened["steps"] == summary["steps"]
+    assert happened["static_hit_rate"] == stream["static_hits"] / stream["requests"]
+    assert set(happened["stage_seconds"]) == {"compute", "sample", "serve", "read"}
+    assert "disk bytes a step" in hopstream("plan", run).stdout.split("what it took, ")[1]
 
 
 @pytest.mark.soak
