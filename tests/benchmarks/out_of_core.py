@@ -11,11 +11,12 @@ written once and kept. Every contender is a process of its own (`out_of_core_con
 | 2 | 15,10,5 | 1024 | an eighth of both |
 | 3 | 10,5 | 256 | as case 1 |
 
-Each contender is tried for a few batches in every way that its list names, then measured in the fastest: 128 batches
-after warm-up, fewer where they take longer than `--seconds`. One that the cap kills is tried again with caps that grow
-by a quarter GiB, and reported with the first that works. `step_over_longer_stage`: seconds of a step of GraphSAGE-256
-fed by the stream, over those of the longer of both alone, all three under 1.5 GiB and the cache; the median of three
-turns, and the lowest and the highest. What another order of cold rows on disk would change is `out_of_core_order.py`.
+Each contender is tried for a few batches in every way that its list names (in case 1 for case 2 too, which has the same
+batches), then measured in the fastest: 128 batches after warm-up, fewer where they take longer than `--seconds`. One
+that the cap kills is tried again with caps that grow by a quarter GiB, and reported with the first that works.
+`step_over_longer_stage`: seconds of a step of GraphSAGE-256 fed by the stream, over those of the longer of both alone,
+all three under 1.5 GiB and the cache; the median of three turns, and the lowest and the highest. What another order of
+cold rows on disk would change is `out_of_core_order.py`.
 """
 
 import json

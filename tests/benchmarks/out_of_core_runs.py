@@ -38,6 +38,8 @@ class Case:
     seeds: int
     topology: str
     batches: int = 128
+    ways_of: int | None = None
+    """the case of the same batches in which ways are tried, where that is another one: trying takes minutes"""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Outcome:
 
 CASES = (
     Case(1, "15,10,5", 1024, "memory"),
-    Case(2, "15,10,5", 1024, "disk"),
+    Case(2, "15,10,5", 1024, "disk", ways_of=1),
     Case(3, "10,5", 256, "memory"),
 )
 CONTENDERS = (
@@ -94,6 +96,8 @@ class Bench:
         edges = Store.open(str(graph.store)).relations[0].segments[0]
         self.topology_bytes = edges.indptr.num_bytes + edges.indices.num_bytes
         self.feature_bytes = graph.num_nodes * FEATURE_DIM * 2
+        self._tried: dict[tuple[str, int], dict[Way, float]] = {}
+        """seconds a batch, by contender and case"""
 
     def cache_bytes(self, case: Case) -> tuple[int, int]:
         """Memory for feature rows, and for the topology."""
@@ -149,6 +153,10 @@ class Bench:
         """The fastest of several ways over a few batches; None when the cap kills all of them."""
         if len(ways) == 1 or self.options.small:
             return ways[0]
+        before = {} if case.ways_of is None else self._tried.get((contender.name, case.ways_of), {})
+        tried = {way: seconds for way, seconds in before.items() if way in ways}
+        if tried:
+            return min(tried, key=lambda way: tried[way])
         words = ("--batches", "8", "--warmup", str(PROBE_WARMUP), "--seconds", str(PROBE_SECONDS))
         seconds: dict[Way, float] = {}
         for way in ways:
@@ -156,6 +164,7 @@ class Bench:
             if found is not None:
                 seconds[way] = found.line["seconds_per_batch"]
                 say(f"  {contender.name} {' '.join(way)}: {seconds[way]:.3f} s a batch", self.options)
+        self._tried[contender.name, case.number] = seconds
         return min(seconds, key=lambda way: seconds[way], default=None)
 
     def _tell(self, case: Case, contender: Contender, found: Outcome) -> None:
