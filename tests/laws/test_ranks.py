@@ -1,11 +1,12 @@
-"""Law: W ranks equal one rank on the same global batch, in loss, gradient and running statistics.
+"""Law: W ranks equal one rank on the same global batch, in loss, every parameter's gradient and running statistics.
 
 Dropout of features, attention and edges, masks, replacement rows and batch norm are on; slices are uneven and one
 rank may be empty. Each test starts its own gloo processes (this file run as a program), which meet through a file.
 """
 
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -160,17 +161,18 @@ def test_ranks_equal_one_rank(world_size: int, tmp_path: Path) -> None:
             assert together.keys() == alone.keys()
             assert together["count"] == alone["count"]
             for kind in ("loss", "gradient", "buffer"):
-                difference = relative_difference(together, alone, kind=kind)
-                assert difference <= case.tolerance, f"{case.name}: {kind} on rank {rank}: {difference}"
+                expected = {name: value.double() for name, value in alone.items() if name.startswith(kind)}
+                # the gradient of a bias before a batch norm is 0 but for the rounding of the others
+                rounding = 4.0 * torch.finfo(case.dtype).eps * norm_of(expected.values())
+                for name, value in expected.items():
+                    difference = float((together[name].double() - value).norm())
+                    allowed = case.tolerance * float(value.norm()) + rounding
+                    assert difference <= allowed, f"{case.name}: {name} on rank {rank}: {difference} > {allowed}"
 
 
-def relative_difference(one: dict[str, Tensor], other: dict[str, Tensor], *, kind: str) -> float:
-    names = [name for name in sorted(one) if name.startswith(kind)]
-    if not names:
-        return 0.0
-    difference = torch.cat([(one[name].double() - other[name].double()).reshape(-1) for name in names])
-    size = torch.cat([other[name].double().reshape(-1) for name in names])
-    return float(difference.norm() / size.norm())
+def norm_of(tensors: Iterable[Tensor]) -> float:
+    """Of all entries together."""
+    return math.sqrt(sum(float(tensor.square().sum()) for tensor in tensors))
 
 
 def check_group(group: Group) -> None:
