@@ -122,27 +122,28 @@ def forecast(run: RunFile, *, progress: Progress) -> Forecast:
             batch_bytes = max(batch_bytes, sum(t.numel() * t.element_size() for t in batch.features if t is not None))
             progress.advance(1)
         batches.close()  # what follows samples by itself
-        stages = {"compute": float(np.median(computes))}
+        batches_per_step = prepared.total_batches / max(1, prepared.total_steps)
+        stages = {"compute": float(np.median(computes)) * batches_per_step}
         outlooks: list[Outlook] = []
         memory_bytes = 0
         more_hop = None
         if found is not None:
             counters = found.stream.counters
-            stages["sample"] = counters.sample.seconds / max(1, counters.sample.items)
-            stages["serve"] = counters.serve.seconds / max(1, counters.serve.items)
+            stages["sample"] = counters.sample.seconds / max(1, counters.sample.items) * batches_per_step
+            stages["serve"] = counters.serve.seconds / max(1, counters.serve.items) * batches_per_step
             memory_bytes = found.split.memory_bytes
-            outlooks = outlooks_of(found, packing=run.tiers.packing, progress=progress)
+            outlooks = outlooks_of(
+                found, packing=run.tiers.packing, batches_per_step=batches_per_step, progress=progress
+            )
             stages["read"] = outlooks[0].read_seconds_per_step
             fanouts = run.sampling.fanouts
             deeper = found.look((*fanouts, fanouts[-1]))
             more_hop = MoreHop(fanouts[-1], deeper.num_nodes, deeper.num_nodes / found.batch.num_nodes)
         else:
             counted = source.counters
-            stages["sample"] = counted.sample_seconds / max(1, num_steps)
-            stages["fetch"] = counted.fetch_seconds / max(1, num_steps)
+            stages["sample"] = counted.sample_seconds / max(1, num_steps) * batches_per_step
+            stages["fetch"] = counted.fetch_seconds / max(1, num_steps) * batches_per_step
     low, high = np.quantile(computes, (0.1, 0.9)).tolist()
-    batches_per_step = prepared.total_batches / max(1, prepared.total_steps)
-    stages = {name: seconds * batches_per_step for name, seconds in stages.items()}
     bottleneck = max(stages, key=lambda name: stages[name])
     return Forecast(
         run=run.run.name,

@@ -36,21 +36,26 @@ class Outlook:
     read_seconds_per_step: float
 
 
-def outlooks_of(found: OpenStream, *, packing: Packing, progress: Progress) -> list[Outlook]:
-    """The budget as it is, and with a GiB more."""
+def outlooks_of(found: OpenStream, *, packing: Packing, batches_per_step: float, progress: Progress) -> list[Outlook]:
+    """The budget as it is, and with a GiB more; `batches_per_step` is above 1 where gradients are accumulated."""
     steps = min(MOST_TRACED, 2 * found.split.batches_per_superbatch)
     progress.stage("plan ahead", total=2, unit="budgets")
     trace = found.trace(steps)
     outlooks = []
     for change, more in (("as it is", 0), ("one GiB more", GIB)):
         split = found.split if not more else found.split_of(found.split.memory_bytes + more)
-        outlooks.append(_outlook(change, split, found, trace, packing))
+        outlooks.append(_outlook(change, split, found, trace, packing, batches_per_step))
         progress.advance(1)
     return outlooks
 
 
 def _outlook(
-    change: str, split: MemorySplit, found: OpenStream, trace: list[list[np.ndarray]], packing: Packing
+    change: str,
+    split: MemorySplit,
+    found: OpenStream,
+    trace: list[list[np.ndarray]],
+    packing: Packing,
+    batches_per_step: float,
 ) -> Outlook:
     requests = static = dynamic = 0
     disk_bytes, seconds = 0.0, 0.0
@@ -82,8 +87,8 @@ def _outlook(
         memory=parts_of(split),
         static_hit_rate=static / max(1, requests),
         dynamic_hit_rate=dynamic / max(1, requests),
-        disk_bytes_per_step=disk_bytes,
-        read_seconds_per_step=seconds,
+        disk_bytes_per_step=disk_bytes * batches_per_step,
+        read_seconds_per_step=seconds * batches_per_step,
     )
 
 

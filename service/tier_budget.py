@@ -32,8 +32,17 @@ def memory_budget(run: RunFile, *, num_workers: int) -> int:
 
 
 def step_bytes(run: RunFile, batch: BatchSize) -> int:
-    """Memory of one training step beside weights, about: each layer's rows there and back."""
-    return FLOAT_BYTES * int(KEPT_TENSORS * sum(batch.nodes_by_hop) * run.encoder.hidden_dim)
+    """Memory of one training step beside weights, about: each layer's rows there and back.
+
+    Of the nodes that the encoder puts out there are also the rows of layers that read no hop, and joined layers
+    (`encoder.jumping`), which are as wide as all of them together.
+    """
+    encoder = run.encoder
+    put_out = batch.nodes_by_hop[len(batch.nodes_by_hop) - 1 - encoder.num_hops]
+    rows = sum(batch.nodes_by_hop) + put_out * (encoder.num_layers - encoder.num_hops)
+    if encoder.jumping != "none":
+        rows += put_out * encoder.num_layers
+    return FLOAT_BYTES * int(KEPT_TENSORS * rows * encoder.hidden_dim)
 
 
 def open_rank_stream(
