@@ -185,11 +185,11 @@ class RunCoordinator:
 
     def _warn_of_workers(self, world_size: int) -> None:
         """A setting whose result depends on the number of workers is a warning where there are several."""
-        objective = self._run.objective
-        setting = getattr(objective, "varies_with_workers", None)
-        warning = f"objective {objective.name}, {setting}: {world_size} workers train another model than one does"
-        if world_size > 1 and setting is not None and warning not in self._status.warnings:
-            self._status.warnings.append(warning)
+        for kind, section in (("encoder", self._run.encoder), ("objective", self._run.objective)):
+            setting = getattr(section, "varies_with_workers", None)
+            warning = f"{kind} {section.name}, {setting}: {world_size} workers train another model than one does"
+            if world_size > 1 and setting is not None and warning not in self._status.warnings:
+                self._status.warnings.append(warning)
 
     def _adopt(self) -> None:
         """Start the run's folder, or take over the one that is there.

@@ -1,4 +1,4 @@
-"""Normalisation of hidden states, the same on W ranks as on one.
+"""Normalisation of hidden states, the same on W ranks as on one but for `LocalBatchNorm`.
 
 Shapes: n rows of which the first S are seeds, D columns.
 """
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from service.group import Group
 
-NormName = Literal["none", "layer", "batch"]
+HeadNorm = Literal["none", "layer", "batch"]
+NormName = Literal["none", "layer", "batch", "local-batch"]
 
 
 class NoNorm(nn.Module):
@@ -70,6 +71,20 @@ class SeedBatchNorm(nn.Module):
         return h * scale + (self.bias - mean * scale)
 
 
+class LocalBatchNorm(SeedBatchNorm):
+    """Batch norm by the seeds of this rank alone: nothing crosses ranks, and W ranks do not normalise as one.
+
+    A rank with fewer than two seeds has no variance and takes its running statistics. Those of rank 0 are what a
+    checkpoint keeps. On one rank with two seeds or more it is `SeedBatchNorm`.
+    """
+
+    def forward(self, h: Tensor, *, num_seeds: int, group: Group) -> Tensor:
+        """As `SeedBatchNorm.forward`, whatever the other ranks do."""
+        if self.training and num_seeds < 2:
+            return self._apply_statistics(h.to(self.weight.dtype), self.running_mean, self.running_var)
+        return super().forward(h, num_seeds=num_seeds, group=Group())
+
+
 Norm = NoNorm | LayerNorm | SeedBatchNorm
 
 
@@ -82,3 +97,5 @@ def make_norm(name: NormName, dim: int) -> Norm:
             return LayerNorm(dim)
         case "batch":
             return SeedBatchNorm(dim)
+        case "local-batch":
+            return LocalBatchNorm(dim)

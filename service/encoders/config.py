@@ -44,7 +44,9 @@ class EncoderConfig(BaseModel):
         "before every layer but the first, and after the last",
     )
     norm: NormName = Field(
-        "none", description="before the activation: none, layer, or batch (statistics of all ranks' seeds)"
+        "none",
+        description="before the activation: none, layer, batch (statistics of all workers' seeds), or local-batch "
+        "(of the same worker's seeds, which costs less and makes the result depend on the number of workers)",
     )
     residual: ResidualName = Field(
         "none",
@@ -76,6 +78,11 @@ class EncoderConfig(BaseModel):
     def is_imported(self) -> bool:
         """Whether `name` is the import path of a class."""
         return self.name not in CONVOLUTIONS
+
+    @property
+    def varies_with_workers(self) -> str | None:
+        """The setting that makes the result depend on the number of workers; None without it."""
+        return "norm=local-batch" if self.norm == "local-batch" else None
 
     @model_validator(mode="before")
     @classmethod

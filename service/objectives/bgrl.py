@@ -14,7 +14,7 @@ from service.encoders import Encoder, EncoderConfig, make_encoder
 from service.encoders.nodes import Nodes
 from service.group import Group
 from service.noise import Noise
-from service.norm import NormName
+from service.norm import HeadNorm
 from service.objectives.base import LossSum, Objective
 from service.objectives.heads import Head
 from service.objectives.seeds import encode_seeds, full_precision
@@ -38,7 +38,7 @@ class BgrlConfig(BaseModel):
         description="of the target network at the start; rises to 1 at the end, and stays under schedule infinite",
     )
     predictor_dim: int = Field(512, ge=1, description="hidden columns of the predictor")
-    predictor_norm: NormName = Field("none", description="norm inside the predictor: none, layer or batch")
+    predictor_norm: HeadNorm = Field("none", description="norm inside the predictor: none, layer or batch")
 
     @property
     def reach(self) -> int:

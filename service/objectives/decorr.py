@@ -15,7 +15,7 @@ from service.encoders.base import Encoder, EncoderConfig
 from service.encoders.nodes import Nodes
 from service.group import Group
 from service.noise import Noise
-from service.norm import NormName
+from service.norm import HeadNorm
 from service.objectives.base import LossSum, Objective
 from service.objectives.heads import Head
 from service.objectives.moments import centre, sum_together
@@ -55,7 +55,7 @@ class DecorrConfig(BaseModel):
     projector_dim: int | None = Field(
         None, ge=1, description="hidden and output columns of a projector between states and loss; unset for none"
     )
-    projector_norm: NormName = Field("none", description="norm inside the projector: none, layer or batch")
+    projector_norm: HeadNorm = Field("none", description="norm inside the projector: none, layer or batch")
 
     @property
     def reach(self) -> int:

@@ -1,22 +1,18 @@
 """Small networks between hidden states and a loss: projectors and predictors."""
 
-from typing import Literal
-
 from torch import Tensor, nn
 
 from service.encoders.base import ActivationName, make_activation
 from service.encoders.convolution import linear
 from service.group import Group
-from service.norm import NormName, make_norm
-
-HeadNorm = Literal["none", "layer", "batch"]
+from service.norm import HeadNorm, make_norm
 
 
 class Head(nn.Module):
     """Linear, norm, activation, linear: [n, in_dim] -> [n, out_dim], the same on W ranks as on one."""
 
     def __init__(
-        self, in_dim: int, hidden_dim: int, out_dim: int, *, activation: ActivationName, norm: NormName = "none"
+        self, in_dim: int, hidden_dim: int, out_dim: int, *, activation: ActivationName, norm: HeadNorm = "none"
     ) -> None:
         super().__init__()
         self.first = linear(in_dim, hidden_dim, bias=True)

@@ -17,7 +17,7 @@ from service.encoders.base import Encoder, EncoderConfig
 from service.encoders.nodes import Nodes
 from service.group import Group
 from service.noise import Noise
-from service.norm import NormName
+from service.norm import HeadNorm
 from service.objectives.base import LossSum, Objective
 from service.objectives.heads import Head
 from service.objectives.seeds import encode_two_views, full_precision
@@ -42,7 +42,7 @@ class InfoNceConfig(BaseModel):
     view_2: ViewConfig = Field(ViewConfig(), description="the second view")
     temperature: float = Field(0.5, gt=0.0, description="cosines are divided by it: small ones weigh near seeds more")
     projector_dim: int = Field(128, ge=1, description="hidden and output columns of the projector")
-    projector_norm: NormName = Field("none", description="norm inside the projector: none, layer or batch")
+    projector_norm: HeadNorm = Field("none", description="norm inside the projector: none, layer or batch")
     negatives: Literal["gathered", "local"] = Field(
         "gathered",
         description="gathered: the seeds of all workers; local: those of the same worker, which costs less and makes "

@@ -165,10 +165,19 @@ def test_the_metrics_up_to_a_checkpoint_are_there_before_it_is_written(tmp_path:
     assert metric_steps(tmp_path) == [1, 2, 3, 4, 5]  # as a kill after the checkpoint's last byte leaves it
 
 
-def test_a_setting_whose_result_depends_on_the_number_of_workers_is_a_warning(tmp_path: Path) -> None:
-    run = run_of(tmp_path, "objective.name=infonce", "objective.negatives=local")
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (("objective.name=infonce", "objective.negatives=local"), "objective infonce, negatives=local: 3 workers"),
+        (("encoder.norm=local-batch",), "norm=local-batch: 3 workers"),
+    ],
+)
+def test_a_setting_whose_result_depends_on_the_number_of_workers_is_a_warning(
+    tmp_path: Path, settings: tuple[str, ...], named: str
+) -> None:
+    run = run_of(tmp_path, *settings)
     for world_size, expected in ((1, 0), (3, 1), (3, 1)):
         coordinator = RunCoordinator(run)
         coordinator.begin(world_size=world_size)
         assert len(coordinator.status().warnings) == expected
-    assert "negatives=local: 3 workers" in coordinator.status().warnings[0]
+    assert named in coordinator.status().warnings[0]

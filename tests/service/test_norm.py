@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from service.group import Group
-from service.norm import LayerNorm, NoNorm, SeedBatchNorm, make_norm
+from service.norm import LayerNorm, LocalBatchNorm, NoNorm, SeedBatchNorm, make_norm
 
 
 def rows(count: int = 30, *, seed: int = 0) -> Tensor:
@@ -73,3 +73,37 @@ def test_layer_norm_is_torchs_and_none_changes_nothing() -> None:
     assert isinstance(layer, LayerNorm)
     assert torch.equal(layer(x, num_seeds=3, group=Group()), nn.LayerNorm(5).double()(x))
     assert make_norm("none", 5)(x, num_seeds=3, group=Group()) is x
+
+
+def test_local_batch_norm_is_batch_norm_on_one_rank() -> None:
+    ours, peer = make_norm("local-batch", 5).double(), SeedBatchNorm(5).double()
+    assert isinstance(ours, LocalBatchNorm)
+    x = rows()
+    assert torch.equal(ours(x, num_seeds=12, group=Group()), peer(x, num_seeds=12, group=Group()))
+    assert ours.state_dict().keys() == peer.state_dict().keys()
+    assert all(torch.equal(tensor, peer.state_dict()[name]) for name, tensor in ours.state_dict().items())
+    assert torch.equal(ours.eval()(x, num_seeds=0, group=Group()), peer.eval()(x, num_seeds=0, group=Group()))
+
+
+def test_local_batch_norm_takes_the_statistics_of_its_own_seeds_and_exchanges_nothing() -> None:
+    """Without a process group any exchange between the two ranks would be an error."""
+    x = rows()
+    norm, batch_norm = LocalBatchNorm(5).double(), SeedBatchNorm(5).double()
+    halves = [norm(part, num_seeds=15, group=Group(rank, 2)) for rank, part in enumerate(x.split(15))]
+    expected = [(part - part.mean(0)) / (part.var(0, unbiased=False) + 1e-5).sqrt() for part in x.split(15)]
+    assert torch.allclose(torch.cat(halves), torch.cat(expected))
+    assert not torch.allclose(torch.cat(halves), batch_norm(x, num_seeds=30, group=Group()))
+
+
+def test_local_batch_norm_of_one_seed_or_none_takes_the_running_statistics() -> None:
+    norm = LocalBatchNorm(5).double()
+    for step in range(40):
+        norm(rows(seed=step), num_seeds=30, group=Group())
+    before = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
+    x = rows(seed=50)
+    for num_seeds in (1, 0):
+        found = norm(x, num_seeds=num_seeds, group=Group())
+        found.sum().backward()
+        assert torch.allclose(found, (x - norm.running_mean) / (norm.running_var + 1e-5).sqrt())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in norm.state_dict().items())
+    assert all(parameter.grad is not None for parameter in norm.parameters())
