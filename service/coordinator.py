@@ -185,9 +185,13 @@ class RunCoordinator:
 
     def _warn_of_workers(self, world_size: int) -> None:
         """A setting whose result depends on the number of workers is a warning where there are several."""
-        for kind, section in (("encoder", self._run.encoder), ("objective", self._run.objective)):
-            setting = getattr(section, "varies_with_workers", None)
-            warning = f"{kind} {section.name}, {setting}: {world_size} workers train another model than one does"
+        encoder, objective = self._run.encoder, self._run.objective
+        settings = {
+            f"encoder {encoder.name}": encoder.varies_with_workers,
+            f"objective {objective.name}": getattr(objective, "varies_with_workers", None),
+        }
+        for named, setting in settings.items():
+            warning = f"{named}, {setting}: {world_size} workers train another model than one does"
             if world_size > 1 and setting is not None and warning not in self._status.warnings:
                 self._status.warnings.append(warning)
 
