@@ -27,6 +27,7 @@ class Model(nn.Module):
         self.encoder = encoder
         self.objective = objective
         self.group = group
+        objective.begin(encoder)
 
     def forward(self, batch: MiniBatch, noise: Noise | None) -> LossSum:
         """One rank's part of the loss; every rank of the group must call it, also one without seeds."""

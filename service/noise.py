@@ -32,6 +32,7 @@ class Site(IntEnum):
     NEGATIVE = 10
     PAIR = 11
     LATENT = 12
+    REMASK = 13
 
 
 @dataclass(frozen=True)

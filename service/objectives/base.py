@@ -63,6 +63,9 @@ class Objective(nn.Module, ABC):
     def check_seed_types(self, seed_types: Sequence[str]) -> None:
         """Raise BadInput where seeds of these node types alone leave nothing to learn from. By default all will do."""
 
+    def begin(self, encoder: Encoder) -> None:
+        """Take what it needs of the encoder's initial weights; called once, when both are made. By default nothing."""
+
     def after_step(self, encoder: Encoder, *, done: int, total_steps: int) -> None:
         """Follow the weights that `done` of `total_steps` steps have made; every rank calls it, after each step.
 

@@ -1,14 +1,13 @@
-"""GraphMAE: hide the features of some nodes and rebuild them from their neighbourhoods.
+"""GraphMAE and GraphMAE2: hide the features of some nodes and rebuild them from their neighbourhoods.
 
 Shapes: N nodes of the batch, S seeds, M masked seeds of one type, F_t feature columns of type t, D hidden columns.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity
 
 from sampling.batch import MiniBatch
 from service.encoders.base import Encoder, EncoderConfig, make_activation
@@ -18,8 +17,15 @@ from service.encoders.registry import make_convolution
 from service.group import Group
 from service.noise import Noise, Site
 from service.objectives.base import LossSum, Objective
+from service.objectives.cosine_error import scaled_cosine_error
+from service.objectives.latent_prediction import LatentPrediction
 from service.schema import GraphSchema
 from storage.errors import BadInput
+
+__all__ = ["GraphMae", "GraphMaeConfig", "scaled_cosine_error"]
+
+NUM_REMASKS = 3
+"""decodings of GraphMAE2, in all of its settings"""
 
 
 class GraphMaeConfig(BaseModel):
@@ -39,11 +45,52 @@ class GraphMaeConfig(BaseModel):
     decoder: Literal["gat", "gcn", "gin", "sage", "mlp"] = Field(
         "gat", description="one layer from hidden states to features; mlp reads no neighbours"
     )
+    latent_weight: float = Field(
+        0.0,
+        ge=0.0,
+        description="above 0 this is GraphMAE2: weight of predicting, from the states of seeds, what slowly moving "
+        "copies of encoder and projector make of the same seeds without masks",
+    )
+    num_remasks: int | None = Field(
+        None,
+        ge=0,
+        description="times that hidden states are decoded, each time with other nodes hidden at random; 0 decodes "
+        "once, with the masked nodes hidden again; unset: 3 with latent_weight above 0 and a decoder that reads "
+        "neighbours, else 0",
+    )
+    remask_rate: float = Field(0.5, gt=0.0, le=1.0, description="of num_remasks above 0: share of nodes hidden")
+    projector_dim: int = Field(256, ge=1, description="of latent_weight above 0: hidden columns of the projector")
+    momentum: float = Field(
+        0.996, ge=0.0, le=1.0, description="of latent_weight above 0: of the slowly moving copies, in every step"
+    )
 
     @property
     def reach(self) -> int:
         """Hops beyond the encoder's."""
         return 0 if self.decoder == "mlp" else 1
+
+    @property
+    def num_random_remasks(self) -> int:
+        """`num_remasks` where it is set, else what stands for it."""
+        if self.num_remasks is None:
+            return NUM_REMASKS if self.latent_weight > 0.0 and self.decoder != "mlp" else 0
+        return self.num_remasks
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        if self.decoder == "mlp" and self.num_remasks:
+            raise ValueError(
+                f"num_remasks={self.num_remasks}: decoder=mlp reads no neighbours, so it has nothing to rebuild a "
+                "hidden node from; leave num_remasks out, or take another decoder"
+            )
+        idle = {"remask_rate": "num_remasks is 0"} if self.num_random_remasks == 0 else {}
+        if self.latent_weight == 0.0:
+            idle |= {"projector_dim": "latent_weight is 0", "momentum": "latent_weight is 0"}
+        for key, reason in idle.items():
+            value = getattr(self, key)
+            if value != type(self).model_fields[key].default:
+                raise ValueError(f"{key}={value}: it has no effect where {reason}; leave it out")
+        return self
 
 
 class GraphMae(Objective):
@@ -53,8 +100,13 @@ class GraphMae(Objective):
     or with probability `replace_rate` the features of a seed of the global batch. Hidden states pass a bias-free
     projection, masked nodes' are zeroed again, and a decoder of one layer rebuilds the raw features of masked
     seeds, and only these: its output is as wide as the features. Types without features are neither masked nor
-    rebuilt. The encoder's dropout rates and kernels hold in the decoder too.
-    Source: Hou et al., "GraphMAE: self-supervised masked graph autoencoders", KDD 2022, section 3.2.
+    rebuilt. The encoder's dropout rates and kernels hold in the decoder too; drop-edge is its `edge_dropout`.
+    With `num_remasks` j = 1..K the masked nodes are not zeroed, but the states are decoded K times, each time with a
+    learned token for those nodes that its keys choose with probability `remask_rate`, and the K losses are added.
+    With `latent_weight` the loss is mean over masked seeds of these + latent_weight * mean over seeds of
+    `LatentPrediction`: both means are of the global batch, and terms are counted by seeds.
+    Sources: Hou et al., "GraphMAE: self-supervised masked graph autoencoders", KDD 2022, section 3.2; Hou et al.,
+    "GraphMAE2: a decoding-enhanced masked self-supervised graph learner", WWW 2023, section 3.
     """
 
     def __init__(self, config: GraphMaeConfig, *, schema: GraphSchema, encoder_config: EncoderConfig) -> None:
@@ -74,6 +126,15 @@ class GraphMae(Objective):
         self.tokens = nn.ParameterDict({str(kind): torch.zeros(dim) for kind, dim in dims.items()})
         self.project = linear(width, width)
         self.decoders = nn.ModuleDict({str(kind): self._make_decoder(kind, dim, schema) for kind, dim in dims.items()})
+        self.remask_token = nn.Parameter(torch.zeros(width)) if config.num_random_remasks else None
+        self.latent: LatentPrediction | None = None
+        if config.latent_weight > 0.0:
+            self.latent = LatentPrediction(
+                schema=schema,
+                encoder_config=encoder_config,
+                projector_dim=config.projector_dim,
+                momentum=config.momentum,
+            )
 
     @property
     def reach(self) -> int:
@@ -88,29 +149,52 @@ class GraphMae(Objective):
         h = encoder.input(features, batch.node_type, batch.in_degree, batch.out_degree)
         hops = batch.hops[self.reach :][::-1]
         h = encoder(h, hops, nodes, noise, batch.num_seeds, group=group)
+        latent_S = None if self.latent is None else self.latent(h[: batch.num_seeds], batch, nodes, group=group)
         h = self.project(h)
-        if self.reach:
-            h = h.masked_fill(masked_N[: h.shape[0], None], 0.0)
-        losses, counts, norms = [], [], []
-        for kind, decoder in self.decoders.items():
-            rows = masked_N[: batch.num_seeds] & (batch.node_type[: batch.num_seeds] == int(kind))
-            rows_M = rows.nonzero().squeeze(1)
-            rebuilt_MF = self._decode(decoder, h, rows_M, batch=batch, nodes=nodes, noise=noise, encoder=encoder)
-            table = batch.features[int(kind)]
-            assert table is not None
-            # a seed's row in its type's table: how many seeds of that type stand before it
-            place_S = (batch.node_type[: batch.num_seeds] == int(kind)).cumsum(0) - 1
-            errors = scaled_cosine_error(
-                rebuilt_MF, table[place_S[rows_M]].to(encoder.dtype), exponent=self.config.exponent
-            )
-            losses.append(errors.sum())
-            counts.append(rows_M.shape[0])
-            norms.append(rebuilt_MF.detach().norm(dim=1).sum())
+        rows_of = {
+            kind: (masked_N[: batch.num_seeds] & (batch.node_type[: batch.num_seeds] == int(kind))).nonzero().squeeze(1)
+            for kind in self.decoders
+        }
+        losses, norms = [], []
+        for number in range(max(1, self.config.num_random_remasks)):
+            shown = self._hide(h, masked_N, nodes, noise=noise or Noise(0), number=number)
+            for kind, decoder in self.decoders.items():
+                rows_M = rows_of[kind]
+                rebuilt_MF = self._decode(
+                    decoder, shown, rows_M, batch=batch, nodes=nodes, noise=noise, encoder=encoder, number=number
+                )
+                table = batch.features[int(kind)]
+                assert table is not None
+                # a seed's row in its type's table: how many seeds of that type stand before it
+                place_S = (batch.node_type[: batch.num_seeds] == int(kind)).cumsum(0) - 1
+                errors = scaled_cosine_error(
+                    rebuilt_MF, table[place_S[rows_M]].to(encoder.dtype), exponent=self.config.exponent
+                )
+                losses.append(errors.sum())
+                norms.append(rebuilt_MF.detach().norm(dim=1).sum())
+        loss_sum = torch.stack(losses).sum()
+        count = float(sum(rows_M.shape[0] for rows_M in rows_of.values()))
+        if latent_S is not None:
+            masked = group.sum(torch.tensor(count, dtype=torch.float64, device=h.device))
+            # a mean over masked seeds once the sum is divided by seeds
+            scale = float(batch.num_seeds_global) / masked.clamp(min=1.0)
+            loss_sum = loss_sum * scale.to(loss_sum.dtype) + self.config.latent_weight * latent_S.sum()
+            count = float(batch.num_seeds)
         return LossSum(
-            loss_sum=torch.stack(losses).sum(),
-            count=torch.tensor(float(sum(counts)), dtype=torch.float64, device=h.device),
+            loss_sum=loss_sum,
+            count=torch.tensor(count, dtype=torch.float64, device=h.device),
             metrics={"rebuilt_norm": torch.stack(norms).sum()},
         )
+
+    def begin(self, encoder: Encoder) -> None:
+        """Copy the encoder's weights to the target network, where there is one."""
+        if self.latent is not None:
+            self.latent.begin(encoder)
+
+    def after_step(self, encoder: Encoder, *, done: int, total_steps: int) -> None:
+        """Move the target network, where there is one, towards the encoder."""
+        if self.latent is not None:
+            self.latent.follow(encoder)
 
     def _make_decoder(self, kind: int, feature_dim: int, schema: GraphSchema) -> nn.Module:
         width = self.encoder_config.out_dim
@@ -168,6 +252,16 @@ class GraphMae(Objective):
             corrupted.append(shown.index_copy(0, rows, token.expand(rows.shape[0], -1)))
         return tuple(corrupted)
 
+    def _hide(self, h: Tensor, masked_N: Tensor, nodes: Nodes, *, noise: Noise, number: int) -> Tensor:
+        """`h` as decoding `number` sees it."""
+        if not self.reach:
+            return h
+        if self.remask_token is None:
+            return h.masked_fill(masked_N[: h.shape[0], None], 0.0)
+        keys = nodes.keys[: h.shape[0]]
+        hidden = noise.select(keys, self.config.remask_rate, view=number, site=Site.REMASK)
+        return torch.where(hidden[:, None], self.remask_token.to(h.dtype), h)
+
     def _decode(
         self,
         decoder: nn.Module,
@@ -178,27 +272,14 @@ class GraphMae(Objective):
         nodes: Nodes,
         noise: Noise | None,
         encoder: Encoder,
+        number: int,
     ) -> Tensor:
-        """[M, F_t]: rebuilt features of the seeds `rows_M`."""
+        """[M, F_t]: rebuilt features of the seeds `rows_M`, by decoding `number`."""
         rate, layer = self.encoder_config.feature_dropout, encoder.num_layers
         if noise is not None:
-            h = noise.dropout(h, nodes.keys[: h.shape[0]], rate, layer=layer, site=Site.FEATURE)
+            h = noise.dropout(h, nodes.keys[: h.shape[0]], rate, view=number, layer=layer, site=Site.FEATURE)
         if not self.reach:
             rebuilt: Tensor = decoder(h[rows_M])
             return rebuilt
-        decoded: Tensor = decoder(h, hop=batch.hops[0], nodes=nodes, rows=rows_M, noise=noise, layer=layer)
+        decoded: Tensor = decoder(h, hop=batch.hops[0], nodes=nodes, rows=rows_M, noise=noise, view=number, layer=layer)
         return decoded
-
-
-def scaled_cosine_error(rebuilt_MF: Tensor, target_MF: Tensor, *, exponent: float) -> Tensor:
-    """[M]: (1 - cosine of each row with its target) ** exponent, in at least float32.
-
-    Source: GraphMAE, eq. 2. A row of zeros has cosine 0 with anything, and no gradient: there it has no limit, and one
-    seed without a neighbour to see would drown all others. The decoder of such a seed puts out its bias, first 0.
-    """
-    if rebuilt_MF.dtype in (torch.float16, torch.bfloat16):
-        rebuilt_MF = rebuilt_MF.float()
-    rebuilt_MF = rebuilt_MF.masked_fill((rebuilt_MF == 0).all(1, keepdim=True), 0.0)
-    cosine = cosine_similarity(rebuilt_MF, target_MF.to(rebuilt_MF.dtype), dim=1, eps=1e-12)
-    error: Tensor = (1.0 - cosine).clamp(min=0.0)
-    return error**exponent

@@ -131,6 +131,12 @@ class Multitask(Objective):
             tasks=tuple(LossSum(loss_sum=loss, count=count) for loss in losses),
         )
 
+    def begin(self, encoder: Encoder) -> None:
+        """As each task does."""
+        for task in self.tasks:
+            assert isinstance(task, Objective)
+            task.begin(encoder)
+
     def after_step(self, encoder: Encoder, *, done: int, total_steps: int) -> None:
         """As each task does."""
         for task in self.tasks:

@@ -30,6 +30,17 @@ class ObjectiveCase:
 
 
 OBJECTIVES = {
+    "graphmae, remasked": ObjectiveCase(
+        GraphMaeConfig(mask_rate=0.6, replace_rate=0.0, decoder="gcn", num_remasks=2, remask_rate=0.4),
+        is_sum=True,
+        num_hops=3,
+    ),
+    # two means over different terms
+    "graphmae with latents (GraphMAE2)": ObjectiveCase(
+        GraphMaeConfig(mask_rate=0.6, replace_rate=0.0, decoder="sage", latent_weight=2.0, projector_dim=5),
+        is_sum=False,
+        num_hops=3,
+    ),
     "bgrl": ObjectiveCase(BgrlConfig(**VIEWS, predictor_dim=12), is_sum=True),
     "bgrl, batch norm in the predictor": ObjectiveCase(
         BgrlConfig(**VIEWS, predictor_dim=12, predictor_norm="batch"), is_sum=False

@@ -28,6 +28,7 @@ from tests.service.batches import homogeneous, make_batch
 
 OBJECTIVES = {
     "graphmae": "{name: graphmae, mask_rate: 0.6, replace_rate: 0.4, decoder: gcn}",
+    "graphmae2": "{name: graphmae, mask_rate: 0.6, decoder: gcn, latent_weight: 2, projector_dim: 6}",
     "bgrl": "{name: bgrl, predictor_norm: batch}",
     "decorr": "{name: decorr, loss: barlow}",
     "infonce": "{name: infonce, projector_dim: 6}",
