@@ -23,6 +23,7 @@ from safetensors.torch import save as format_tensors
 from torch import Tensor, nn
 
 from service.early_stop import EarlyStopState
+from service.probe_schedule import ProbeFigure
 from storage.errors import BadInput, DamagedStore
 from storage.place import Place
 
@@ -45,12 +46,19 @@ class TrainingState:
     seed: int
     loss: float
     early_stop: EarlyStopState = field(default_factory=EarlyStopState)
+    probe: ProbeFigure | None = None
+    """of the validation probe that was under way; None where there was none but one of these very weights"""
     format: int = FORMAT
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "TrainingState":
         """From what `asdict` made of it; TypeError for other fields."""
-        return cls(**{**fields, "early_stop": EarlyStopState(**fields.get("early_stop", {}))})
+        probe = fields.get("probe")
+        made = {
+            "early_stop": EarlyStopState(**fields.get("early_stop", {})),
+            "probe": None if probe is None else ProbeFigure(**probe),
+        }
+        return cls(**{**fields, **made})
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,11 @@ class Coordinator(Protocol):
     def plan(self, *, total_steps: int) -> None:
         """The number of steps that the run will take."""
 
-    def decide(self, step: int, *, loss: float) -> Decision:
-        """What to do when `step` steps are done, the last with `loss`; the same for every rank that asks."""
+    def decide(self, step: int, *, loss: float, accuracy: float | None = None) -> Decision:
+        """What to do when `step` steps are done, the last with `loss`; the same for every rank that asks.
+
+        `accuracy` is that of the validation probe whose figure arrived with the step.
+        """
 
     def report(self, step: StepReport) -> None:
         """Rank 0 finished a step."""
@@ -112,15 +115,15 @@ class RunCoordinator:
         """See `Coordinator`."""
         self._status.total_steps = total_steps
 
-    def decide(self, step: int, *, loss: float) -> Decision:
+    def decide(self, step: int, *, loss: float, accuracy: float | None = None) -> Decision:
         """See `Coordinator`. Of the ranks that ask, the first tells the loss; no rank asks for the next step before."""
         if self._aborted is not None:
             raise TrainingFailed(self._aborted)
-        return self._decision(step, loss=loss)
+        return self._decision(step, loss=loss, accuracy=accuracy)
 
-    def _decision(self, step: int, *, loss: float) -> Decision:
+    def _decision(self, step: int, *, loss: float, accuracy: float | None) -> Decision:
         training = self._run.training
-        self._early_stop = observe(self._early_stop, training.early_stop, step=step, loss=loss)
+        self._early_stop = observe(self._early_stop, training.early_stop, step=step, loss=loss, accuracy=accuracy)
         early = self._early_stop.stopped
         last = early or step >= self._status.total_steps
         self._status.stopped_early = early
@@ -137,8 +140,10 @@ class RunCoordinator:
         """See `Coordinator`."""
         self._status.step = step.step
         self._status.loss = step.loss
-        decision = self._decision(step.step, loss=step.loss)
-        if step.step % self._run.training.log_every_steps == 0 or decision.stop:
+        decision = self._decision(step.step, loss=step.loss, accuracy=step.probe_accuracy)
+        if step.probe_accuracy is not None:
+            self._status.probe_accuracy = step.probe_accuracy
+        if step.step % self._run.training.log_every_steps == 0 or decision.stop or step.probe_step is not None:
             self._metrics.add(asdict(step))
         self._look_at(step)
         if decision.save and self._aborted is None:

@@ -40,8 +40,8 @@ class LabelledType:
         return np.unique(np.concatenate([split.rows() for split in self.splits]))
 
 
-def labelled_types(store: Store, *, chosen: str | None) -> list[str]:
-    """The chosen node type, or all that have labels; BadInput when there is none."""
+def labelled_types(store: Store, *, chosen: str | None, section: str = "evaluation") -> list[str]:
+    """The chosen node type, or all that have labels; BadInput when there is none. `section` is of the run file."""
     found = [kind.name for kind in store.node_types if kind.has_label]
     if chosen is None and found:
         return found
@@ -50,9 +50,9 @@ def labelled_types(store: Store, *, chosen: str | None) -> list[str]:
         if chosen in found:
             return [chosen]
     raise BadInput(
-        store.place.url if chosen is None else f"evaluation.node_type={chosen}",
+        store.place.url if chosen is None else f"{section}.node_type={chosen}",
         "no labels",
-        rule="evaluation needs a node type with labels"
+        rule=f"section {section} needs a node type with labels"
         + (f"; this store has them for {', '.join(found)}" if found else ""),
         remedy="ingest a node table with a column `label`" if not found else "choose one of these",
     )
@@ -67,12 +67,14 @@ def read_labelled(
     sizes: SplitSizes,
     seed: int,
     source: SplitSource = "auto",
+    section: str = "evaluation",
 ) -> LabelledType:
     """Labels and splits of one node type.
 
     Args:
         source: data: the split of the data; random: `num_splits` random ones; auto: the data's where any node is in
             one, else random ones.
+        section: of the run file, where these settings come from.
 
     Raises BadInput when a part of the data's split is empty or it has none but is asked for, and when there are too
     few labels or classes to probe.
@@ -87,10 +89,10 @@ def read_labelled(
     data = data_split(store, node_type, labels) if info.has_split and source != "random" else None
     if data is None and source == "data":
         raise BadInput(
-            f"evaluation.split=data, node type {node_type}",
+            f"{section}.split=data, node type {node_type}",
             "no node is in a split",
             rule="the data's own split needs a column `split` in the node table",
-            remedy="set evaluation.split to random, or ingest a table with that column",
+            remedy=f"set {section}.split to random, or ingest a table with that column",
         )
     if data is not None:
         available = (data.train.shape[0], data.val.shape[0], data.test.shape[0])
@@ -112,7 +114,7 @@ def read_labelled(
                 f"{place}, column label",
                 f"{labelled.shape[0]} labelled nodes",
                 rule=f"a random split with shares {fractions} needs a node in each of train, val and test",
-                remedy="label more nodes, or choose another type by evaluation.node_type",
+                remedy=f"label more nodes, or choose another type by {section}.node_type",
             )
         splits = tuple(
             random_split(labelled, fractions=fractions, sizes=sizes, seed=seed, words=(index, number))
@@ -123,7 +125,7 @@ def read_labelled(
             f"{place}, column label",
             "training nodes of one class only",
             rule="a probe tells classes apart",
-            remedy="label nodes of two classes or more, or raise evaluation.train_fraction",
+            remedy=f"label nodes of two classes or more, or raise {section}.train_fraction",
         )
     return LabelledType(
         name=node_type,

@@ -132,9 +132,22 @@ def probe(
 ) -> ProbeResult:
     """Fit a logistic regression for every C of `strengths`, keep the best on validation, score it on test.
 
+    Args as of `best_on_validation`.
+    """
+    model, best = best_on_validation(x_ND, labels=labels, split=split, strengths=strengths)
+    predicted = model.predict(normalised(x_ND[split.test]))
+    return replace(best, test_accuracy=float(np.mean(predicted == labels[split.test])))
+
+
+def best_on_validation(
+    x_ND: NDArray[np.float32], *, labels: NDArray[np.int64], split: Split, strengths: Sequence[float]
+) -> tuple[LogisticRegression, ProbeResult]:
+    """The logistic regression of the C that is best on validation, and what is known of it without the test rows.
+
     Args:
         x_ND: float32, as they come; they are normalised here.
         labels: int64 [N].
+        split: whose test part is not looked at.
         strengths: inverse regularisation strengths C of scikit-learn; of equals the smallest wins.
 
     Fits run from the strongest regularisation to the weakest, each starting from the one before, and end when
@@ -161,8 +174,7 @@ def probe(
             break
     assert best is not None
     model.coef_, model.intercept_ = coefficients, intercept
-    predicted = model.predict(normalised(x_ND[split.test]))
-    return replace(best, test_accuracy=float(np.mean(predicted == labels[split.test])))
+    return model, best
 
 
 @contextmanager

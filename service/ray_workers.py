@@ -50,9 +50,9 @@ class RemoteCoordinator:
         """See `Coordinator`."""
         ray.get(self._actor.plan.remote(total_steps=total_steps))
 
-    def decide(self, step: int, *, loss: float) -> Decision:
+    def decide(self, step: int, *, loss: float, accuracy: float | None = None) -> Decision:
         """See `Coordinator`."""
-        decision: Decision = ray.get(self._actor.decide.remote(step, loss=loss))
+        decision: Decision = ray.get(self._actor.decide.remote(step, loss=loss, accuracy=accuracy))
         return decision
 
     def report(self, step: StepReport) -> None:

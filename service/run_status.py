@@ -33,6 +33,11 @@ class StepReport:
     effective_rank: float | None = None
     alignment: float | None = None
     uniformity: float | None = None
+    probe_step: int | None = None
+    """whose weights the validation probe was of that arrived with this step"""
+    probe_accuracy: float | None = None
+    probe_wait_seconds: float | None = None
+    """training waited for it"""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,8 @@ class RunStatus:
     summary: TrainingSummary | None = None
     """of the attempt that ended last"""
     stopped_early: bool = False
+    probe_accuracy: float | None = None
+    """of the validation probe that arrived last"""
     health: Health | None = None
     """of representations, when last looked at"""
     warnings: list[str] = field(default_factory=list)

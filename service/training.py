@@ -5,6 +5,7 @@
     mini-batch -> loss sum, count            service.model, one DDP forward
     loss -> gradient -> step                 service.step, service.learner
     step -> decision, checkpoint             service.coordinator
+    step -> validation accuracy, later       service.validation_probe
 
 The loss of a step is the sum over all ranks divided by the count over all ranks, so how seeds are spread over
 ranks changes nothing. Nothing random is kept between steps: the state of a run is its weights and its step.
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -27,10 +29,12 @@ from service.health import Health, SeedStates, collapse_warning
 from service.interrupts import Interrupts
 from service.learner import Learner
 from service.preparation import Preparation, pick_device, prepare
+from service.probe_schedule import ProbeFigure
 from service.run_file import RunFile
 from service.run_folder import run_place
 from service.run_status import StepReport, TrainingSummary
 from service.streaming import open_batches
+from service.validation_probe import open_probe
 from storage.progress import Progress
 
 
@@ -64,9 +68,11 @@ def train(
     first_step, total_steps = learner.done, prepared.total_steps
     # an early stop is an end too: when it is in the checkpoint, nothing is left to do
     stopped = checkpoint is not None and checkpoint.state.early_stop.stopped
+    known = None if checkpoint is None else checkpoint.state.probe
     checkpoint = None  # its tensors are as large as model and optimiser
     num_seeds = 0
     with ExitStack() as opened:
+        probe = open_probe(run, prepared, known=known, group=group, device=device, opened=opened, progress=progress)
         source, tier = open_batches(run, prepared, group=group, device=device, opened=opened, progress=progress)
         last_batch = learner.next_batch if stopped else prepared.total_batches
         batches = source.batches(first_step=learner.next_batch, last_step=last_batch)
@@ -84,6 +90,8 @@ def train(
         interrupts = opened.enter_context(Interrupts())
         states, warned = SeedStates(views=learner.model.objective.first_passes_are_views), False
         drawn = Drawn(batches)
+        if not stopped:
+            probe.begin(first_step, learner.model.encoder)
         while not stopped and learner.done < total_steps:
             rate, step = learner.learning_rate, learner.done + 1
             logged = step % run.training.log_every_steps == 0 or step == total_steps
@@ -91,6 +99,7 @@ def train(
             found = learner.step(drawn, states=states if logged else None)
             drawn.end_step()
             health = states.figures(group) if logged else Health()
+            seconds, figure = drawn.seconds_in_step(), probe.arrive(step)
             if group.rank == 0:
                 coordinator.report(
                     StepReport(
@@ -99,19 +108,23 @@ def train(
                         loss=found.loss,
                         learning_rate=rate,
                         grad_norm=found.norm,
-                        seconds=drawn.seconds_in_step(),
+                        seconds=seconds,
                         wait_seconds=waits() - waited,
                         seeds=drawn.seeds,
                         **asdict(health),
+                        **arrived(figure, wait_seconds=probe.wait_seconds),
                     )
                 )
                 if not warned:
                     warned = warn(run, health, step=step, progress=progress)
             waited = waits()
             num_seeds += drawn.seeds
-            decision = coordinator.decide(step, loss=found.loss)
+            decision = coordinator.decide(step, loss=found.loss, accuracy=None if figure is None else figure.accuracy)
+            if not decision.stop:
+                probe.begin(step, learner.model.encoder)
             if decision.save and group.rank == 0:
-                save(learner, prepared, decision=decision, coordinator=coordinator)
+                known = None if decision.stop else probe.under_way(step)
+                save(learner, prepared, decision=decision, probe=known, coordinator=coordinator)
             progress.advance(1)
             stopped = decision.stop
             if not stopped:
@@ -181,7 +194,21 @@ class Drawn:
         self.compute_seconds += self.seconds_in_step()
 
 
-def save(learner: Learner, prepared: Preparation, *, decision: Decision, coordinator: Coordinator) -> None:
+def arrived(figure: ProbeFigure | None, *, wait_seconds: float) -> dict[str, Any]:
+    """The fields of a step's report about the probe that arrived with it; none where none did."""
+    if figure is None:
+        return {}
+    return {"probe_step": figure.step, "probe_accuracy": figure.accuracy, "probe_wait_seconds": wait_seconds}
+
+
+def save(
+    learner: Learner,
+    prepared: Preparation,
+    *,
+    decision: Decision,
+    probe: ProbeFigure | None,
+    coordinator: Coordinator,
+) -> None:
     """Write a checkpoint of the step just done, and tell the coordinator."""
     store = prepared.store
     state = TrainingState(
@@ -191,6 +218,7 @@ def save(learner: Learner, prepared: Preparation, *, decision: Decision, coordin
         seed=learner.run.run.seed,
         loss=learner.loss,
         early_stop=decision.early_stop,
+        probe=probe,
     )
     place = run_place(learner.run)
     coordinator.saved(save_checkpoint(place, state=state, model=learner.model, optimizer=learner.optimizer))

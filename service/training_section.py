@@ -1,10 +1,11 @@
 """The `training` section of a run file, and what all sections have in common."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from service.early_stop import EarlyStopConfig
+from service.probe_schedule import ValidationProbeConfig
 
 HARMLESS: dict[str, JsonValue] = {"harmless": True}
 """json_schema_extra of a field or section that may differ between a run and its resumption"""
@@ -65,3 +66,10 @@ class TrainingSection(Section):
         1.5, ge=0, description="Warn of a collapse below this effective_rank.", json_schema_extra=HARMLESS
     )
     early_stop: EarlyStopConfig = EarlyStopConfig()
+    probe: ValidationProbeConfig = ValidationProbeConfig()
+
+    @model_validator(mode="after")
+    def _stops_by_what_there_is(self) -> Self:
+        if self.early_stop.by == "probe" and self.probe.every_steps is None:
+            raise ValueError("early_stop.by=probe, probe.every_steps unset: there is no figure to stop by; set it")
+        return self
