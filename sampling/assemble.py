@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sampling.batch import Hop, MiniBatch
+from sampling.batch import Hop, MiniBatch, SeedPairs
 from sampling.neighbors import Sample, SampledHop
 from storage.graph import Topology
 from storage.jit import kernel
@@ -87,6 +87,7 @@ def assemble(
     num_seeds: int,
     num_seeds_global: int,
     features: tuple[torch.Tensor | None, ...],
+    pairs: SeedPairs | None = None,
 ) -> MiniBatch:
     """The mini-batch of `sample`, drawn from `graph`; `features` as `sampling.loader.fetch_features` returns them."""
     around = TopologySurroundings(graph) if isinstance(graph, Topology) else graph
@@ -116,4 +117,5 @@ def assemble(
         in_degree=torch.from_numpy(in_degree),
         out_degree=torch.from_numpy(out_degree),
         features=features,
+        pairs=pairs,
     )

@@ -34,6 +34,28 @@ class Hop:
 
 
 @dataclass(frozen=True)
+class SeedPairs:
+    """One rank's share of the P seed edges of a global batch, with K negatives each.
+
+    Ends are places among the seeds of the global batch: rank 0's, then rank 1's, and so on. So an end may be a seed of
+    another rank.
+    """
+
+    source: Tensor
+    """int64 [p]: place of each seed edge's source"""
+    target: Tensor
+    """int64 [p]: place of its target"""
+    negative: Tensor
+    """int64 [p, K]: places of what takes the place of one of its ends"""
+    position: Tensor
+    """int64 [p]: place of the edge in its relation's CSC"""
+    relation: int
+    """number of the edges' relation"""
+    replaces_source: bool
+    """whether negatives take the source's place, not the target's"""
+
+
+@dataclass(frozen=True)
 class MiniBatch:
     """One rank's slice of one global batch, with all that the encoder reads."""
 
@@ -55,6 +77,8 @@ class MiniBatch:
     """int32 [R, N]: in the whole graph; 0 where the node's type is not the relation's source"""
     features: tuple[Tensor | None, ...]
     """one per type: [N_t, F_t] in the store's dtype, rows in batch order; None where the type has no features"""
+    pairs: SeedPairs | None = None
+    """where seeds are edges; seed nodes are then their ends, and those of their negatives"""
 
     def to(self, device: torch.device) -> "MiniBatch":
         """The same batch on `device`; copies overlap with computation where the memory is page-locked."""
@@ -81,4 +105,13 @@ class MiniBatch:
             in_degree=move(self.in_degree),
             out_degree=move(self.out_degree),
             features=tuple(None if table is None else move(table) for table in self.features),
+            pairs=None
+            if self.pairs is None
+            else replace(
+                self.pairs,
+                source=move(self.pairs.source),
+                target=move(self.pairs.target),
+                negative=move(self.pairs.negative),
+                position=move(self.pairs.position),
+            ),
         )

@@ -1,10 +1,9 @@
 """Seed edges: a global batch of edges of one relation, their ends, drawn negatives, and the pairs no block may hold.
 
-    positions in the CSC [P] -> ends -> negatives [p, K] -> distinct seed nodes [S] for the neighbour sampler
+    positions in the CSC [P] -> ends -> negatives [P, K] -> distinct seed nodes [S] for the neighbour sampler
 
 The order of seed edges is a `sampling.seeds.SeedOrder` over positions, which is a pure function of (seed, epoch, step).
-A rank serves its slice of the global batch, but excludes the pairs of all of it: an edge that is a target on one rank
-is in no other rank's blocks either.
+What is made here is the whole global batch, the same on every rank; `sampling.seed_share` deals it out.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 
 from sampling.exclusion import Excluded, Turns, exclude_pairs
 from sampling.keys import below, draw, fold, step_key, subkey
-from sampling.seeds import rank_slice
 from storage.errors import BadInput
 from storage.graph import RelationCSC, Topology
 from storage.jit import kernel
@@ -29,22 +27,26 @@ Side = Literal["source", "target"]
 
 @dataclass(frozen=True)
 class EdgeSeeds:
-    """One rank's share of a global batch of seed edges: p positives, K negatives each."""
+    """A global batch of P seed edges with K negatives each."""
 
     nodes: NDArray[np.int64]
     """[S] distinct global ids, the seeds to sample; with their times where there are any"""
     times: NDArray[np.int64] | None
     """[S] seed times, of the edges that the nodes belong to; None without times"""
     source: NDArray[np.int64]
-    """[p] place of the positive's source in `nodes`"""
+    """[P] place of the positive's source in `nodes`"""
     target: NDArray[np.int64]
-    """[p] place of the positive's target in `nodes`"""
+    """[P] place of the positive's target in `nodes`"""
     negative: NDArray[np.int64]
-    """[p, K] places in `nodes` of what takes the place of the positive's source or target"""
+    """[P, K] places in `nodes` of what takes the place of the positive's source or target"""
+    position: NDArray[np.int64]
+    """[P] place of the edge in its relation's CSC"""
     excluded: Excluded
-    """the pairs of the whole global batch, for the sampler's `exclude`"""
-    num_global: int
-    """positives of the global batch over all ranks"""
+    """the pairs of the batch, for the sampler's `exclude`"""
+    relation: int
+    """number of the edges' relation"""
+    side: Side
+    """the end that negatives replace"""
 
 
 @dataclass(frozen=True)
@@ -88,21 +90,17 @@ class EdgeSampling:
                 remedy="give other candidates, or no negatives",
             )
 
-    def batch(
-        self, positions: NDArray[np.int64], *, epoch: int, step: int, rank: int = 0, world_size: int = 1
-    ) -> EdgeSeeds:
-        """Rank `rank`'s share of the global batch of edges at `positions` (int64 [P], distinct) of one step.
+    def batch(self, positions: NDArray[np.int64], *, epoch: int, step: int) -> EdgeSeeds:
+        """The global batch of edges at `positions` (int64 [P], distinct) of one step.
 
         Raises BadInput for a position outside the relation.
         """
         edges = self.topology.relations[self.relation]
         source, target = edge_ends(edges, positions)
         excluded = exclude_pairs(source, target, relation=self.relation, turns=self.turns)
-        share = slice_of(positions, rank=rank, world_size=world_size)
-        source, target, own = source[share], target[share], positions[share]
-        drawn = np.empty((own.shape[0], self.num_negatives), dtype=np.int64)
+        drawn = np.empty((positions.shape[0], self.num_negatives), dtype=np.int64)
         key = subkey(step_key(seed=self.seed, epoch=epoch, step=step), NEGATIVE_TAG, self.relation)
-        draw_negatives(key, own, self._num_candidates, drawn)
+        draw_negatives(key, positions, self._num_candidates, drawn)
         if self.candidates is not None:
             drawn = self.candidates[drawn]
         offsets = self.topology.type_offsets
@@ -115,18 +113,20 @@ class EdgeSampling:
         times = None
         if self.timed:
             assert edges.timestamp is not None
-            of_edges = edges.timestamp[own]
+            of_edges = edges.timestamp[positions]
             times = np.concatenate([of_edges, of_edges, np.repeat(of_edges, self.num_negatives)])
         nodes, node_times, places = distinct(np.concatenate(ends), times)
-        count = own.shape[0]
+        count = positions.shape[0]
         return EdgeSeeds(
             nodes=nodes,
             times=node_times,
             source=places[:count],
             target=places[count : 2 * count],
             negative=places[2 * count :].reshape(drawn.shape),
+            position=positions,
             excluded=excluded,
-            num_global=positions.shape[0],
+            relation=self.relation,
+            side=self.side,
         )
 
     @property
@@ -149,13 +149,9 @@ def edge_ends(edges: RelationCSC, positions: NDArray[np.int64]) -> tuple[NDArray
             rule=f"positions lie in [0, {num_edges})",
             remedy="take seed edges from this store",
         )
-    target = np.searchsorted(edges.indptr, positions, side="right") - 1
+    # in the pointers' own type: of another one numpy would copy all pointers at every call
+    target = np.searchsorted(edges.indptr, positions.astype(edges.indptr.dtype), side="right") - 1
     return edges.indices[positions].astype(np.int64), target.astype(np.int64)
-
-
-def slice_of(positions: NDArray[np.int64], *, rank: int, world_size: int) -> NDArray[np.int64]:
-    """Places in the global batch of rank `rank`'s share."""
-    return rank_slice(np.arange(positions.shape[0], dtype=np.int64), rank=rank, world_size=world_size)
 
 
 def distinct(
@@ -176,7 +172,7 @@ def distinct(
 
 @kernel
 def draw_negatives(key: np.uint64, positions: NDArray[np.int64], num_candidates: int, out: NDArray[np.int64]) -> None:
-    """Uniform numbers below `num_candidates` into `out` [p, K]; entry k of an edge is keyed by (edge, k)."""
+    """Uniform numbers below `num_candidates` into `out` [P, K]; entry k of an edge is keyed by (edge, k)."""
     for row in range(positions.shape[0]):
         edge_key = fold(key, positions[row])
         for number in range(out.shape[1]):

@@ -2,7 +2,8 @@
 
 Stages, with what each hands on (S seeds, N nodes, R relations, E_h edges of hop h, F_t features of type t):
 
-    1. order     (epoch, step) -> seeds of the global batch, this rank's slice [S]            sampling.seeds
+    1. order     (epoch, step) -> seeds of the global batch, this rank's share [S]            sampling.seeds
+                 where seeds are edges: their ends and negatives [P, K]                       sampling.edge_seeds
     2. sample    [S] -> nodes [N], hops ([R, n_h + 1], [E_h])                                  sampling.neighbors
     3. fetch     nodes -> features [N_t, F_t] per type, through the tiers                      sampling.host_tier
     4. assemble  -> MiniBatch of tensors with degrees [R, N]                                   sampling.batch
@@ -27,10 +28,12 @@ from numpy.typing import NDArray
 from sampling.assemble import assemble
 from sampling.batch import MiniBatch
 from sampling.device_rows import rows_behind
+from sampling.edge_seeds import EdgeSampling
 from sampling.fanouts import HopFanout
 from sampling.modes import UNIFORM, SamplingMode
 from sampling.neighbors import NeighborSampler, Sample
-from sampling.seeds import SeedOrder, rank_slice
+from sampling.seed_share import SeedShare, SeedShares
+from sampling.seeds import SeedOrder
 from storage.features import Features
 from storage.graph import Topology
 
@@ -56,8 +59,7 @@ class Drawn:
 
     epoch: int
     step: int
-    num_seeds: int
-    num_seeds_global: int
+    share: SeedShare
     sample: Sample
 
 
@@ -67,6 +69,7 @@ class Loader:
     Args:
         topology: in-neighbours, shared by all threads.
         order: the seed order.
+        edges: makes batches of seed edges of what the order gives; None where that is nodes.
         fanouts: neighbours per relation, from the seeds outward.
         seed: the run's seed.
         mode: which neighbours are drawn.
@@ -83,6 +86,7 @@ class Loader:
         topology: Topology,
         *,
         order: SeedOrder,
+        edges: EdgeSampling | None = None,
         fanouts: Sequence[HopFanout],
         seed: int,
         mode: SamplingMode = UNIFORM,
@@ -99,9 +103,9 @@ class Loader:
         self.order = order
         self.counters = LoaderCounters()
         self._topology = topology
+        self._shares = SeedShares(order, world_size, edges)
         self._features = tuple(features)
         self._rank = rank
-        self._world_size = world_size
         self._queue_batches = queue_batches
         self._device_rows = tuple(device_rows or (0 for _ in self._features))
         self._lock = threading.Lock()
@@ -140,18 +144,17 @@ class Loader:
     def _draw(self, run_step: int) -> Drawn:
         began = time.perf_counter()
         epoch, step = divmod(run_step, self.order.steps_per_epoch)
-        whole = self.order.global_batch(epoch=epoch, step=step)
-        seeds = rank_slice(whole, rank=self._rank, world_size=self._world_size)
+        (share,) = self._shares.at(run_step, [self._rank])
         sampler = self._samplers.get()
         try:
-            sample = sampler.sample(seeds, epoch=epoch, step=step)
+            sample = sampler.sample(share.nodes, epoch=epoch, step=step, times=share.times, exclude=share.exclude)
         finally:
             self._samplers.put(sampler)
         with self._lock:
             self.counters.sample_seconds += time.perf_counter() - began
             self.counters.sampled_nodes += sample.nodes.shape[0]
             self.counters.sampled_edges += sum(hop.source.shape[0] for hop in sample.hops)
-        return Drawn(epoch, step, seeds.shape[0], whole.shape[0], sample)
+        return Drawn(epoch, step, share, sample)
 
     def _fetch(self, drawing: "Future[Drawn]") -> tuple[MiniBatch, float]:
         drawn = drawing.result()
@@ -167,9 +170,10 @@ class Loader:
             drawn.sample,
             epoch=drawn.epoch,
             step=drawn.step,
-            num_seeds=drawn.num_seeds,
-            num_seeds_global=drawn.num_seeds_global,
+            num_seeds=drawn.share.nodes.shape[0],
+            num_seeds_global=drawn.share.num_global,
             features=features,
+            pairs=drawn.share.pairs,
         )
         finished = time.perf_counter()
         with self._lock:

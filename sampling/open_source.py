@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sampling.assemble import TopologySurroundings
 from sampling.batch_size import NUM_LOOKED_AT, BatchSize, batch_size
+from sampling.edge_seeds import EdgeSampling
 from sampling.fanouts import HopFanout
 from sampling.memory_split import MIB, TOPOLOGY_WORK_BYTES, MemorySplit
 from sampling.modes import SamplingMode
@@ -34,6 +35,8 @@ class Served:
     order: SeedOrder
     ranks: Sequence[int]
     world_size: int
+    edges: EdgeSampling | None = None
+    """makes batches of seed edges, of the topology in memory; None where seeds are nodes"""
 
 
 class SourceOpener:
@@ -121,6 +124,7 @@ class SourceOpener:
             ranks=served.ranks,
             world_size=served.world_size,
             num_threads=threads,
+            edges=served.edges,
         )
 
 

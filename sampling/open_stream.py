@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sampling.batch_size import NUM_LOOKED_AT, BatchSize, batch_bytes, table_needs
 from sampling.device_rows import tables_behind
+from sampling.edge_seeds import EdgeSampling
 from sampling.fanouts import HopFanout
 from sampling.memory_split import (
     HEADROOM,
@@ -28,6 +29,7 @@ from sampling.modes import UNIFORM, SamplingMode
 from sampling.open_source import Served, SourceOpener, topology_bytes
 from sampling.planned_table import Packing, PlannedTable
 from sampling.sample_space import SampleSpace
+from sampling.seed_share import SeedShares
 from sampling.seeds import SeedOrder
 from sampling.shared_memory import FeatureMemory
 from sampling.sources import SampleSource
@@ -111,6 +113,7 @@ def open_stream(
     world_size: int = 1,
     num_steps: int | None = None,
     make_source: Callable[[], SampleSource] | None = None,
+    make_edges: Callable[[Topology], EdgeSampling] | None = None,
     memory: FeatureMemory | None = None,
     progress: Progress | None = None,
 ) -> OpenStream:
@@ -119,6 +122,7 @@ def open_stream(
     Args:
         num_steps: how many batches will be asked for, where that is known.
         make_source: samples elsewhere, instead of from a topology here.
+        make_edges: where seeds are edges, makes what makes batches of them; the topology is then in memory here.
         memory: what the features of batches are written to; None for memory of the stream's own.
 
     Raises BadInput for a budget in which nothing works.
@@ -131,13 +135,19 @@ def open_stream(
     given = None if make_source is None else make_source()
     if given is not None:
         opened.callback(given.close)
+    topology = None
+    if make_edges is not None:
+        topology = store.topology()
+    elif make_source is None:
+        topology = _topology_if_small(store, settings, mode)
+    edges = None if make_edges is None or topology is None else make_edges(topology)
     sources = SourceOpener(
         store,
         fanouts=fanouts,
         seed=seed,
         mode=mode,
-        served=Served(order, ranks, world_size),
-        topology=None if make_source is not None else _topology_if_small(store, settings, mode),
+        served=Served(order, ranks, world_size, edges),
+        topology=topology,
         given=given,
     )
     progress.advance(1)
@@ -153,7 +163,7 @@ def open_stream(
     bytes_of_batch = batch_bytes(batch, tables, num_relations=len(store.relations))
     needs = StreamNeeds(
         process_bytes=settings.process_bytes + settings.step_bytes(batch),
-        num_nodes=order.num_nodes,
+        num_nodes=int(store.type_offsets[-1]),
         topology_bytes=sources.num_bytes,
         tables=tuple(table_needs(table, seen) for table, seen in zip(tables, batch.seen, strict=True)),
         batch_bytes=bytes_of_batch,
@@ -166,7 +176,7 @@ def open_stream(
         return split_memory(
             needs,
             memory_bytes=memory_bytes,
-            topology=_place(store, settings, mode),
+            topology="memory" if edges is not None else _place(store, settings, mode),
             cache_bytes=settings.cache_bytes,
             topology_cache_bytes=settings.topology_cache_bytes,
         )
@@ -213,6 +223,7 @@ def open_stream(
         queue_batches=needs.queue_batches,
         device_rows=on_device,
         memory=memory,
+        shares=SeedShares(order, world_size, edges),
     )
     return OpenStream(stream, split, split_of, needs, batch, speed, sources.look)
 

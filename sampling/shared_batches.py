@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sampling.batch import Hop, MiniBatch
+from sampling.batch import Hop, MiniBatch, SeedPairs
 from sampling.shared_memory import DTYPES, MappedMemory, SharedMemory
 
 ALIGNMENT = 64
-CLASSES: dict[str, type] = {kind.__name__: kind for kind in (MiniBatch, Hop)}
+CLASSES: dict[str, type] = {kind.__name__: kind for kind in (MiniBatch, Hop, SeedPairs)}
 """what a description may consist of; every field is a tensor, a plain value, one of these, or a tuple of such"""
 
 

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from sampling.assemble import Surroundings
 from sampling.drawn import Drawn, DrawnInMemory, DrawnOnDisk
+from sampling.edge_seeds import EdgeSampling
 from sampling.neighbors import NeighborSampler
+from sampling.seed_share import SeedShares
 from sampling.seeds import SeedOrder, rank_slice
 from sampling.superbatch_sampler import SuperbatchSampler
 
@@ -37,6 +39,7 @@ class ThreadSource:
         around: tells degrees and weights of the same graph.
         order: the seed order.
         ranks: whose slices are sampled, of `world_size`.
+        edges: makes batches of seed edges of what the order gives; None where that is nodes.
     """
 
     def __init__(
@@ -48,11 +51,11 @@ class ThreadSource:
         ranks: Sequence[int] = (0,),
         world_size: int = 1,
         num_threads: int = 1,
+        edges: EdgeSampling | None = None,
     ) -> None:
         self._around = around
-        self._order = order
+        self._shares = SeedShares(order, world_size, edges)
         self._ranks = tuple(ranks)
-        self._world_size = world_size
         self._num_threads = num_threads
         self._samplers: SimpleQueue[NeighborSampler] = SimpleQueue()
         for _ in range(num_threads):
@@ -74,12 +77,15 @@ class ThreadSource:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _draw(self, run_step: int) -> list[Drawn]:
+        epoch, step = divmod(run_step, self._shares.order.steps_per_epoch)
+        shares = self._shares.at(run_step, self._ranks)
         sampler = self._samplers.get()
         try:
-            return [
-                DrawnInMemory(sampler.sample(seeds, epoch=epoch, step=step), self._around)
-                for epoch, step, seeds in rank_seeds(self._order, run_step, self._ranks, self._world_size)
+            samples = [
+                sampler.sample(share.nodes, epoch=epoch, step=step, times=share.times, exclude=share.exclude)
+                for share in shares
             ]
+            return [DrawnInMemory(sample, self._around) for sample in samples]
         finally:
             self._samplers.put(sampler)
 

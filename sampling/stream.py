@@ -35,6 +35,7 @@ from sampling.pipeline import Stage, running
 from sampling.planned_misses import PlannedMisses
 from sampling.planned_table import PlannedTable
 from sampling.sample_space import SampleSpace
+from sampling.seed_share import SeedShare, SeedShares
 from sampling.seeds import SeedOrder
 from sampling.shared_memory import FeatureMemory
 from sampling.sources import SampleSource, doubling
@@ -61,6 +62,7 @@ class Stream:
         memory: what the features of batches are written to; None for memory of the stream's own.
         device_rows: rows of each type that the training device keeps: a batch's features are those of the rows
             behind them, and so are `tables` (`sampling.device_rows`); None for none.
+        shares: of seeds, as the source has them; needed where seeds are edges.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class Stream:
         queue_batches: int = 2,
         memory: FeatureMemory | None = None,
         device_rows: Sequence[int] | None = None,
+        shares: SeedShares | None = None,
     ) -> None:
         self.order = order
+        self._shares = shares or SeedShares(order)
         self.counters = StreamCounters()
         self.tables = tuple(tables)
         self.source = source
@@ -235,9 +239,10 @@ class Stream:
             taken = [kept.take() for kept in superbatch.samples[number]]
             tickets = [[] if misses is None else misses.take_ticket(number) for misses in item.planned.misses]
             unions = [places[number].take() if places else [] for places in superbatch.unions]
+            shares = self._shares.of_edges(superbatch.first_step + number, self._ranks)
             batches = [
-                self._batch(item, *sample, tickets, [places[rank] if places else None for places in unions])
-                for rank, sample in enumerate(taken)
+                self._batch(item, *sample, tickets, [places[rank] if places else None for places in unions], share)
+                for rank, (sample, share) in enumerate(zip(taken, shares, strict=True))
             ]
             for table, ticket, landed in zip(self.tables, tickets, item.landed, strict=True):
                 if table is not None and landed is not None:
@@ -260,6 +265,7 @@ class Stream:
         around: Surroundings,
         tickets: list[list[NDArray[Any]]],
         places: list[NDArray[np.int32] | None],
+        share: SeedShare | None,
     ) -> MiniBatch:
         superbatch, number = item.planned.superbatch, item.number
         features: list[torch.Tensor | None] = []
@@ -279,8 +285,9 @@ class Stream:
             epoch=epoch,
             step=step,
             num_seeds=sample.hops[0].num_targets,
-            num_seeds_global=self.order.num_in_step(step=step),
+            num_seeds_global=self.order.num_in_step(step=step) if share is None else share.num_global,
             features=tuple(features),
+            pairs=None if share is None else share.pairs,
         )
 
     def rows_of(self, nodes: NDArray[Any], index: int) -> NDArray[Any]:

@@ -15,8 +15,18 @@ from storage.tables import open_table
 READ_ROWS = 1 << 18
 
 
-def relation_index(store: Store, name: str | None) -> int:
-    """Number of the relation `name`, or of the only one there is apart from its reverse; BadInput lists them."""
+def relation_index(
+    store: Store,
+    name: str | None,
+    *,
+    key: str = "evaluation.link.relation",
+    remedy: str = "choose the one whose edges are held out",
+) -> int:
+    """Number of the relation `name`, or of the only one there is apart from its reverse; BadInput lists them.
+
+    Args:
+        key, remedy: what is said of a run file that names none of them.
+    """
     names = [str(info.relation) for info in store.relations]
     if name is None:
         first = next(iter(store.relations), None)
@@ -25,10 +35,10 @@ def relation_index(store: Store, name: str | None) -> int:
     elif name in names:
         return names.index(name)
     raise BadInput(
-        "evaluation.link.relation",
+        key,
         "not given" if name is None else f"{name} is unknown",
         rule=f"relations of this store: {', '.join(names) or 'none'}",
-        remedy="choose the one whose edges are held out",
+        remedy=remedy,
     )
 
 

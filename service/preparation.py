@@ -19,6 +19,7 @@ from service.run_file import RunFile
 from service.run_folder import open_same_store
 from service.sampling_section import check_sampling
 from service.schema import GraphSchema
+from service.seed_edges import check_seed_edges, has_seed_edges, seed_types_of
 from service.seed_nodes import seed_order
 from service.tiers import block_cache_of
 from storage.block_cache import BlockCache
@@ -63,8 +64,9 @@ def prepare(run: RunFile, *, group: Group, state: TrainingState | None) -> Prepa
     store = Store.open(run.data.store, block_cache=cache) if state is None else store_of(run, state, block_cache=cache)
     model = build_model(run, GraphSchema.from_store(store), group=group)
     check_hops(run, model)
-    check_sampling(run.sampling, store, seed_types=run.data.seed_types)
-    check_seed_types(model, run.data.seed_types or [kind.name for kind in store.node_types])
+    check_seed_edges(run, store)
+    check_sampling(run.sampling, store, seed_types=None if has_seed_edges(run) else run.data.seed_types)
+    check_seed_types(model, seed_types_of(run, store))
     order = seed_order(store, run)
     steps = GlobalSteps(order.steps_per_epoch, run.training.accumulate)
     total_steps = run.training.epochs * steps.per_epoch

@@ -1,7 +1,7 @@
 """How mini-batches are drawn: the run file's section, what it asks of a store, and the sampling mode it makes."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,21 @@ class SamplingSection(BaseModel):
         description="With labor: steps over which its choice turns into a fresh one, so that consecutive batches share "
         "nodes; 1 for a fresh one in every step.",
     )
-    seeds_per_step: int = Field(1024, ge=1, description="Seed nodes of the global batch, over all workers.")
+    seeds_per_step: int = Field(
+        1024, ge=1, description="Seed nodes of the global batch, or seed edges, over all workers."
+    )
+    seed_relation: str | None = Field(
+        None,
+        description="Where seeds are edges (objective.targets: seeds): the relation source:name:target that they are "
+        "of; unset where there is one only, apart from its reverse. An epoch has every stored edge of it once.",
+    )
+    num_negatives: int = Field(
+        1, ge=1, description="Where seeds are edges: pairs that take the place of an edge, drawn from the whole graph."
+    )
+    negative_side: Literal["source", "target"] = Field(
+        "target",
+        description="Where seeds are edges: the end for which a negative has another node of the same type, all alike.",
+    )
     num_threads: int = Field(1, ge=1, description="Sampling threads a worker.", json_schema_extra={"harmless": True})
     queue_batches: int = Field(
         4,
@@ -70,17 +84,17 @@ class SamplingSection(BaseModel):
         return self
 
 
-def check_sampling(section: SamplingSection, store: Store, *, seed_types: Sequence[str]) -> None:
+def check_sampling(section: SamplingSection, store: Store, *, seed_types: Sequence[str] | None) -> None:
     """BadInput for fan-outs that name unknown relations or mean nothing, and for times that the mode reads in vain.
 
     Args:
-        seed_types: node types that seeds are taken from; empty for all.
+        seed_types: node types that seeds are taken from; empty for all, None where seeds are edges.
     """
     relations = [info.relation for info in store.relations]
     fanouts = fanouts_by_relation(section.fanouts, relations)
     mode = SamplingMode(section.mode)
     check_columns(mode, relations, timed=[info.has_timestamp for info in store.relations], fanouts=fanouts)
-    for name in seed_types or [kind.name for kind in store.node_types]:
+    for name in () if seed_types is None else seed_types or [kind.name for kind in store.node_types]:
         if mode.is_temporal and not store.node_type(name).has_timestamp:
             raise BadInput(
                 f"sampling.mode={section.mode}",

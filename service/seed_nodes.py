@@ -1,10 +1,11 @@
-"""Which nodes of a store are seeds: all of them, or those of some types; never deleted ones."""
+"""Which nodes of a store are seeds: all of them, or those of some types; never deleted ones. Or edges are."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sampling.seeds import SeedOrder
 from service.run_file import DataSection, RunFile
+from service.seed_edges import has_seed_edges, seed_edge_order
 from storage.store import Store
 
 
@@ -20,7 +21,9 @@ def seed_nodes(store: Store, data: DataSection) -> NDArray[np.int64] | None:
 
 
 def seed_order(store: Store, run: RunFile) -> SeedOrder:
-    """The order of a run's seeds, the same in every process of it."""
+    """The order of a run's seeds, the same in every process of it: of nodes by global id, or of edges by place."""
+    if has_seed_edges(run):
+        return seed_edge_order(store, run)
     return SeedOrder(
         seed_nodes(store, run.data),
         num_nodes=int(store.type_offsets[-1]),

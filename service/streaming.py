@@ -25,6 +25,7 @@ from service.preparation import Preparation
 from service.run_file import RunFile
 from service.run_status import StreamSummary
 from service.sampling_section import sampling_mode
+from service.seed_edges import seed_edges
 from service.tier_budget import memory_budget, open_rank_stream, planned_stream
 from service.tiers import host_tiers, open_features
 from storage.progress import Progress
@@ -85,6 +86,7 @@ class FromMemory:
         self._loader = Loader(
             topology,
             order=prepared.order,
+            edges=seed_edges(run, prepared.store, topology),
             fanouts=run.sampling.fanouts,
             seed=run.run.seed,
             mode=sampling_mode(run.sampling, prepared.store),

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from sampling.batch_size import BatchSize
 from sampling.open_stream import OpenStream, StreamSettings, open_stream
@@ -13,6 +14,7 @@ from sampling.stream import Stream
 from service.machine_memory import anonymous_bytes, available_bytes
 from service.run_file import RunFile
 from service.sampling_section import sampling_mode
+from service.seed_edges import check_topology_fits, has_seed_edges, make_edge_sampling
 from storage.default_cache import default_folder
 from storage.progress import Progress
 from storage.store import Store
@@ -82,6 +84,10 @@ def planned_stream(
     """
     tiers = run.tiers
     others = len(ranks) if memory is not None else 0  # processes of about the size of this one
+    memory_bytes = memory_budget(run, num_workers=len(ranks)) * len(ranks)
+    process_bytes = anonymous_bytes() * (1 + others)
+    if has_seed_edges(run):
+        check_topology_fits(run, store, memory_bytes=memory_bytes, process_bytes=process_bytes)
     pool = None
     if run.workers.samplers:
         pool = sampler_pool(run, store, order=order, ranks=ranks, world_size=world_size)
@@ -91,8 +97,8 @@ def planned_stream(
         fanouts=run.sampling.fanouts,
         seed=run.run.seed,
         settings=StreamSettings(
-            memory_bytes=memory_budget(run, num_workers=len(ranks)) * len(ranks),
-            process_bytes=anonymous_bytes() * (1 + others),
+            memory_bytes=memory_bytes,
+            process_bytes=process_bytes,
             scratch_folder=tiers.scratch_folder or os.path.join(os.path.dirname(default_folder()), "scratch"),
             step_bytes=lambda batch: step_bytes(run, batch),
             device_rows=None if device_rows is None else tuple(device_rows),
@@ -108,6 +114,7 @@ def planned_stream(
         world_size=world_size,
         num_steps=num_steps,
         make_source=pool,
+        make_edges=partial(make_edge_sampling, run, store) if has_seed_edges(run) else None,
         memory=memory,
         progress=progress,
     )

@@ -1,5 +1,7 @@
 """Masked edges: hide node pairs of a batch from the encoder and tell them from pairs that are none.
 
+Or link prediction: where the seeds of a step are edges, tell these, which no block holds, from their negatives.
+
 Shapes: N nodes of the batch, S seeds, P target edges into them, n nodes within the objective's one hop, D columns.
 """
 
@@ -23,6 +25,7 @@ from service.objectives.heads import Head
 from service.objectives.latent import LatentHeads
 from service.objectives.pair_decoders import DecoderName, make_pair_decoder
 from service.objectives.pair_mask import MaskedBatch, mask_pairs, relation_families
+from service.objectives.pair_products import PairProducts, products_of_seed_edges
 from service.objectives.seeds import full_precision
 from service.schema import GraphSchema
 from storage.errors import BadInput
@@ -34,6 +37,12 @@ class EdgeMaskConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["edgemask"] = Field("edgemask", description="masked edges: MaskGAE; GAE and VGAE as settings")
+    targets: Literal["hidden", "seeds"] = Field(
+        "hidden",
+        description="what is predicted; hidden: edges into seed nodes, of the pairs that mask_rate hides; seeds: the "
+        "seeds of a step are edges of sampling.seed_relation, with sampling.num_negatives negatives each; no block "
+        "holds them or their reverses, and mask_rate has no meaning",
+    )
     mask_rate: float = Field(
         0.7,
         ge=0.0,
@@ -53,17 +62,18 @@ class EdgeMaskConfig(BaseModel):
 
     @property
     def reach(self) -> int:
-        """Hops beyond the encoder's: the sources of edges into seeds need states."""
-        return 1
+        """Hops beyond the encoder's: the sources of edges into seed nodes need states; ends of seed edges are seeds."""
+        return 0 if self.targets == "seeds" else 1
 
 
 class EdgeMask(Objective):
-    """Cross entropy of hidden edges into seeds against pairs that are none, as many at most.
+    """Cross entropy of target edges against pairs that are none.
 
     A pair is hidden by its key (`pair_mask`): all its edges leave all hops that the encoder reads, on every rank. The
     targets are those of the hidden edges that the first hop has, hence each once in the global batch. For each target
     u -> v a negative takes a seed of the global batch of u's type in u's place; it is left out where it is u or v
-    itself, or where the batch has no such seed. The loss is mean(targets) + mean(negatives) + degree_weight *
+    itself, or where the batch has no such seed. Where seeds are edges, these are the targets, and negatives come with
+    them (`sampling.edge_seeds`), from the whole graph. The loss is mean(targets) + mean(negatives) + degree_weight *
     mean over seeds of (predicted - number of target edges into the seed)^2 + kl_weight * mean over seeds of the
     divergence. With rate 0 and the dot decoder this is GAE, with `kl_weight` VGAE, on sampled edges.
 
@@ -97,11 +107,13 @@ class EdgeMask(Objective):
 
     @property
     def reach(self) -> int:
-        """1: both ends of an edge into a seed are decoded."""
+        """1: both ends of an edge into a seed node are decoded; 0 where seeds are edges."""
         return self.config.reach
 
     def check_seed_types(self, seed_types: Sequence[str]) -> None:
         """Raise BadInput where a relation into seeds has sources that never are seeds: it would have no negatives."""
+        if self.config.targets == "seeds":
+            return  # which come with their negatives
         for relation in self.schema.relations:
             source, target = (self.schema.node_types[end].name for end in (relation.source_type, relation.target_type))
             if target in seed_types and source not in seed_types:
@@ -116,30 +128,36 @@ class EdgeMask(Objective):
     def forward(self, encoder: Encoder, batch: MiniBatch, *, noise: Noise | None, group: Group) -> LossSum:
         """Loss of this rank's targets; see `Objective.forward`. Terms are counted by seeds."""
         nodes = Nodes.of(batch, kernels=self.encoder_config.kernels)
-        masked = mask_pairs(
-            batch,
-            rate=self.config.mask_rate,
-            families=self.families,
-            keys=nodes.keys,
-            noise=noise or Noise(0),
-            num_read=encoder.num_layers,
-        )
+        masked, hops = None, batch.hops
+        if self.config.targets == "hidden":
+            masked = mask_pairs(
+                batch,
+                rate=self.config.mask_rate,
+                families=self.families,
+                keys=nodes.keys,
+                noise=noise or Noise(0),
+                num_read=encoder.num_layers,
+            )
+            hops = masked.hops[1:]
         h = encoder.input(batch.features, batch.node_type, batch.in_degree, batch.out_degree)
-        h = encoder(h, masked.hops[1 : 1 + encoder.num_layers][::-1], nodes, noise, batch.num_seeds, group=group)
+        h = encoder(h, hops[: encoder.num_layers][::-1], nodes, noise, batch.num_seeds, group=group)
         divergence = None
         if self.latent is not None:
             latents = self.latent(h, nodes.keys[: h.shape[0]], noise=noise)
             h, divergence = latents.sample, latents.divergence[: batch.num_seeds]
         h = full_precision(h)
-        found, absent = self._errors(h, batch, masked, noise=noise, group=group, layer=encoder.num_layers)
+        if masked is None:
+            pairs = products_of_seed_edges(h[: batch.num_seeds], batch, families=self.families, group=group)
+        else:
+            pairs = self._products_of_hidden(h, batch, masked, noise=noise or Noise(0), group=group)
+        found, absent = self._errors(pairs, noise=noise, layer=encoder.num_layers)
         counts = torch.tensor([found.shape[0], absent.shape[0]], dtype=torch.float64, device=h.device)
         num_found, num_absent = group.sum(counts).clamp(min=1.0).to(h.dtype)
         seeds = float(batch.num_seeds_global)  # so that pairs, too, are a mean once the loss is divided by seeds
         loss = seeds * (found.sum() / num_found + absent.sum() / num_absent)
         if self.degree is not None:
-            number = torch.bincount(masked.target, minlength=batch.num_seeds)
             predicted = self.degree(h[: batch.num_seeds], num_seeds=batch.num_seeds, group=group).squeeze(1)
-            loss = loss + self.config.degree_weight * (full_precision(predicted) - number).square().sum()
+            loss = loss + self.config.degree_weight * (full_precision(predicted) - pairs.num_into_seed).square().sum()
         if divergence is not None:
             loss = loss + self.config.kl_weight * divergence.sum()
         return LossSum(
@@ -148,28 +166,39 @@ class EdgeMask(Objective):
             metrics={"target_edges": counts[0], "negative_pairs": counts[1]},
         )
 
-    def _errors(
-        self, h: Tensor, batch: MiniBatch, masked: MaskedBatch, *, noise: Noise | None, group: Group, layer: int
-    ) -> tuple[Tensor, Tensor]:
+    def _errors(self, pairs: PairProducts, *, noise: Noise | None, layer: int) -> tuple[Tensor, Tensor]:
         """Cross entropy of every target edge, and of every negative that is left; both hang on all that they read."""
-        seeds = GatheredSeeds.of(h[: batch.num_seeds], batch, group=group)
-        keys = edge_keys(masked.relation, masked.position)
-        chosen = self._draw_negatives(seeds, batch, masked, keys, noise=noise or Noise(0))
-        kept = (chosen >= 0).nonzero().squeeze(1)
-        products = (
-            h[masked.source] * h[masked.target],
-            seeds.states[chosen[kept]] * h[masked.target[kept]],
-        )
         found, absent = (
             self.decoder(
-                x if noise is None else noise.dropout(x, own, self.config.decoder_dropout, view=view, layer=layer),
+                x if noise is None else noise.dropout(x, keys, self.config.decoder_dropout, view=view, layer=layer),
                 family,
             )
-            for view, (x, own, family) in enumerate(
-                zip(products, (keys, keys[kept]), (masked.family, masked.family[kept]), strict=True)
+            for view, (x, keys, family) in enumerate(
+                (
+                    (pairs.found, pairs.found_keys, pairs.found_family),
+                    (pairs.absent, pairs.absent_keys, pairs.absent_family),
+                )
             )
         )
         return softplus(-found), softplus(absent)
+
+    def _products_of_hidden(
+        self, h: Tensor, batch: MiniBatch, masked: MaskedBatch, *, noise: Noise, group: Group
+    ) -> PairProducts:
+        """Hidden edges into this rank's seeds, and those of their negatives that are left."""
+        seeds = GatheredSeeds.of(h[: batch.num_seeds], batch, group=group)
+        keys = edge_keys(masked.relation, masked.position)
+        chosen = self._draw_negatives(seeds, batch, masked, keys, noise=noise)
+        kept = (chosen >= 0).nonzero().squeeze(1)
+        return PairProducts(
+            found=h[masked.source] * h[masked.target],
+            found_keys=keys,
+            found_family=masked.family,
+            absent=seeds.states[chosen[kept]] * h[masked.target[kept]],
+            absent_keys=keys[kept],
+            absent_family=masked.family[kept],
+            num_into_seed=torch.bincount(masked.target, minlength=batch.num_seeds),
+        )
 
     def _draw_negatives(
         self, seeds: GatheredSeeds, batch: MiniBatch, masked: MaskedBatch, keys: Tensor, *, noise: Noise

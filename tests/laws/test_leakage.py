@@ -10,6 +10,7 @@ from sampling.edge_seeds import EdgeSampling
 from sampling.exclusion import exclude_pairs, turns_of
 from sampling.modes import ModeName, SamplingMode
 from sampling.neighbors import ALL_NEIGHBORS, NeighborSampler, Sample
+from sampling.seed_share import edge_share
 from sampling.seeds import SeedOrder
 from storage.graph import RelationCSC, Topology
 from storage.schema import Relation, RelationInfo
@@ -129,9 +130,10 @@ def test_no_target_or_held_out_pair_is_in_a_block_of_any_rank(
         always.append(exclude_pairs(kept_out[:, 0], kept_out[:, 1], relation=RELATIONS.index(name), turns=turns))
         for of_relation, pairs in forbidden(name, {(int(source), int(target)) for source, target in kept_out}).items():
             absent[of_relation] = absent.get(of_relation, set()) | pairs
+    batch = sampling.batch(positions, epoch=0, step=0)
     for rank in range(world_size):
-        batch = sampling.batch(positions, epoch=0, step=0, rank=rank, world_size=world_size)
-        sample = sampler.sample(batch.nodes, epoch=0, step=0, times=batch.times, exclude=(*always, batch.excluded))
+        share = edge_share(batch, rank=rank, world_size=world_size)
+        sample = sampler.sample(share.nodes, epoch=0, step=0, times=share.times, exclude=(*always, *share.exclude))
         blocks = edges_of_blocks(graph, sample)
         for _, name, pair, _ in blocks:
             assert pair not in absent.get(name, set())
@@ -151,7 +153,7 @@ def test_no_target_or_held_out_pair_is_in_a_block_of_any_rank(
                             assert got == wanted
                         assert hop.indptr[index, 0] <= hop.indptr[index, -1]
         # nodes that only dropped edges lead to are not in the batch
-        reached = set(range(batch.nodes.size)) | {int(row) for hop in sample.hops for row in hop.source}
+        reached = set(range(share.nodes.size)) | {int(row) for hop in sample.hops for row in hop.source}
         assert reached == set(range(sample.nodes.size))
 
 

@@ -1,4 +1,4 @@
-"""Seed edges: their ends, uniform negatives, equal on every number of ranks, and what is refused."""
+"""Seed edges: their ends, uniform negatives, dealt out to any number of ranks, and what is refused."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from scipy import stats
 
 from sampling.edge_seeds import EdgeSampling, Side, distinct, edge_ends
 from sampling.exclusion import Turns, exclude_pairs
+from sampling.seed_share import edge_share
 from sampling.seeds import SeedOrder
 from storage.errors import BadInput
 from storage.graph import Topology
@@ -52,7 +53,7 @@ def test_a_batch_names_every_end_once(relation: int, side: Side) -> None:
     assert ((drawn >= graph.type_offsets[kind]) & (drawn < graph.type_offsets[kind + 1])).all()
     used = set(batch.source.tolist()) | set(batch.target.tolist()) | set(batch.negative.ravel().tolist())
     assert used == set(range(batch.nodes.size))
-    assert batch.num_global == 5
+    assert batch.position.tolist() == positions.tolist()
 
 
 @pytest.mark.parametrize("candidates", [None, np.arange(0, 80, 5)])
@@ -68,26 +69,30 @@ def test_negatives_are_uniform_over_the_candidates(candidates: NDArray[np.int64]
     assert stats.chisquare(counts[allowed]).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4, 7])
-def test_ranks_share_the_global_batch_and_all_exclude_the_whole_of_it(world_size: int) -> None:
+@pytest.mark.parametrize("world_size", [1, 2, 4, 7, 60])
+@pytest.mark.parametrize("timed", [False, True])
+def test_ranks_share_the_nodes_and_the_edges_of_a_batch_and_all_exclude_the_whole_of_it(
+    world_size: int, timed: bool
+) -> None:
     graph = dressed(two_type_graph())
     order = SeedOrder(None, num_nodes=600, seeds_per_step=10, seed=2)
-    sampling = EdgeSampling(graph, 0, TURNS, seed=3, num_negatives=3, timed=True)
-    positions = order.global_batch(epoch=0, step=4)
-    whole = sampling.batch(positions, epoch=0, step=4)
-    shares = [
-        sampling.batch(positions, epoch=0, step=4, rank=rank, world_size=world_size) for rank in range(world_size)
-    ]
-    for name in ("source", "target", "negative"):
-        together = np.concatenate([share.nodes[getattr(share, name)] for share in shares])
-        assert together.tolist() == whole.nodes[getattr(whole, name)].tolist()
-    assert {share.num_global for share in shares} == {10}
+    sampling = EdgeSampling(graph, 0, TURNS, seed=3, num_negatives=3, side="source", timed=timed)
+    whole = sampling.batch(order.global_batch(epoch=0, step=4), epoch=0, step=4)
+    shares = [edge_share(whole, rank=rank, world_size=world_size) for rank in range(world_size)]
+    # ends are places in the list that the ranks' seeds make one after another
+    assert np.concatenate([share.nodes for share in shares]).tolist() == whole.nodes.tolist()
+    assert {share.num_global for share in shares} == {whole.nodes.size}
+    for name in ("source", "target", "negative", "position"):
+        together = [row for share in shares if share.pairs for row in getattr(share.pairs, name).tolist()]
+        assert together == getattr(whole, name).tolist()
     for share in shares:
-        for mine, all_of_them in zip(share.excluded.pairs, whole.excluded.pairs, strict=True):
-            assert (mine is None) == (all_of_them is None)
-            if mine is not None and all_of_them is not None:
-                assert mine.source.tolist() == all_of_them.source.tolist()
-                assert mine.target.tolist() == all_of_them.target.tolist()
+        assert share.exclude == (whole.excluded,)
+        assert share.pairs is not None
+        assert (share.pairs.relation, share.pairs.replaces_source) == (0, True)
+        assert (share.times is None) == (not timed)
+    if whole.times is not None:
+        times = [share.times for share in shares if share.times is not None]
+        assert np.concatenate(times).tolist() == whole.times.tolist()
 
 
 def test_in_temporal_modes_a_node_is_a_seed_at_the_time_of_each_of_its_edges() -> None:
@@ -115,9 +120,9 @@ def test_no_negatives_and_no_edges_are_batches_too() -> None:
     graph = one_type_graph()
     batch = EdgeSampling(graph, 0, TURNS[:1], seed=3, num_negatives=0).batch(np.arange(5), epoch=0, step=0)
     assert batch.negative.shape == (5, 0)
-    empty = EdgeSampling(graph, 0, TURNS[:1], seed=3).batch(np.arange(1), epoch=0, step=0, rank=0, world_size=2)
+    empty = EdgeSampling(graph, 0, TURNS[:1], seed=3).batch(np.arange(0), epoch=0, step=0)
     assert empty.nodes.size == 0
-    assert empty.excluded.pairs[0] is not None
+    assert empty.excluded.pairs == (None,)
 
 
 def test_distinct_pairs_are_numbered() -> None:

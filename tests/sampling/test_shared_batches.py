@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sampling.batch import SeedPairs
 from sampling.shared_batches import found, share
 from sampling.shared_memory import RANGE_BYTES, MappedMemory, SharedMemory
 from tests.laws.test_stream import plain, tables
@@ -39,6 +40,18 @@ def test_what_is_written_on_one_side_is_read_on_the_other_without_a_copy(dtype: 
     assert seen[2, 2] == 100
     assert memory.offset_of(torch.zeros(3)) is None
     assert memory.offset_of(tensor.T) is None
+
+
+def test_the_pairs_of_seed_edges_are_read_as_they_were_put_there() -> None:
+    memory = SharedMemory()
+    there = seen_from_elsewhere(memory)
+    source, target, position = torch.arange(4), torch.arange(4, 8), torch.arange(8, 12)
+    pairs = SeedPairs(source, target, torch.arange(12, 20).reshape(4, 2), position, relation=2, replaces_source=True)
+    seen = found(share(replace(plain(two_type_graph(), tables())[0], pairs=pairs), memory).description, there).pairs
+    assert seen is not None
+    assert (seen.relation, seen.replaces_source) == (2, True)
+    for name in ("source", "target", "negative", "position"):
+        assert torch.equal(getattr(seen, name), getattr(pairs, name))
 
 
 def test_a_batch_is_read_as_it_was_put_there_wherever_its_tensors_were() -> None:
