@@ -18,6 +18,7 @@ from service.feeding import OwnLoader
 from service.group import Group
 from service.happened import Happened, happened
 from service.outlook import Outlook, outlooks_of
+from service.partition_file import give_partition
 from service.preparation import prepare
 from service.run_file import RunFile
 from service.step import build_optimizer, take_step
@@ -75,6 +76,7 @@ def forecast(run: RunFile, *, progress: Progress) -> Forecast:
     run = run.model_copy(update={"workers": run.workers.model_copy(update={"count": 1, "samplers": 0})})
     prepared = prepare(run, group=Group(), state=None)
     torch.set_num_threads(run.training.num_compute_threads or os.cpu_count() or 1)
+    give_partition(prepared.model, run, store=prepared.store, group=Group(), progress=progress, is_kept=False)
     with ExitStack() as opened:
         found = None
         source: BatchSource

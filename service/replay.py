@@ -27,6 +27,7 @@ from service.group import Group
 from service.learner import Learner
 from service.noise import Noise
 from service.objectives import LossSum
+from service.partition_file import give_partition
 from service.preparation import pick_device, prepare
 from service.results import settings_of
 from service.run_file import RunFile
@@ -108,6 +109,7 @@ def replay(run: RunFile, *, step: int, progress: Progress) -> ReplayReport:
     learner = Learner(settings, prepared, checkpoint=checkpoint, group=Group(), device=device)
     from_step = learner.done
     progress.advance(1)
+    give_partition(learner.model, settings, store=prepared.store, group=Group(), progress=progress, is_kept=False)
     with ExitStack() as opened:
         source, tier = open_batches(settings, prepared, group=Group(), device=device, opened=opened, progress=progress)
         last_batch = learner.steps.first_batch(step)

@@ -28,6 +28,7 @@ from service.group import Group
 from service.health import Health, SeedStates, collapse_warning
 from service.interrupts import Interrupts
 from service.learner import Learner
+from service.partition_file import give_partition
 from service.preparation import Preparation, pick_device, prepare
 from service.probe_schedule import ProbeFigure
 from service.run_file import RunFile
@@ -65,6 +66,7 @@ def train(
         prepared = prepare(run, group=group, state=None if checkpoint is None else checkpoint.state)
     learner = Learner(run, prepared, checkpoint=checkpoint, group=group, device=device)
     progress.advance(1)
+    give_partition(learner.model, run, store=prepared.store, group=group, progress=progress)
     first_step, total_steps = learner.done, prepared.total_steps
     # an early stop is an end too: when it is in the checkpoint, nothing is left to do
     stopped = checkpoint is not None and checkpoint.state.early_stop.stopped

@@ -20,7 +20,7 @@ from service.encoders.nodes import Nodes
 from service.group import Group
 from service.noise import Noise, Site
 from service.objectives.base import LossSum, Objective
-from service.objectives.gathered_seeds import GatheredSeeds
+from service.objectives.gathered_seeds import GatheredSeeds, check_sources_are_seeds
 from service.objectives.heads import Head
 from service.objectives.latent import LatentHeads
 from service.objectives.pair_decoders import DecoderName, make_pair_decoder
@@ -114,16 +114,7 @@ class EdgeMask(Objective):
         """Raise BadInput where a relation into seeds has sources that never are seeds: it would have no negatives."""
         if self.config.targets == "seeds":
             return  # which come with their negatives
-        for relation in self.schema.relations:
-            source, target = (self.schema.node_types[end].name for end in (relation.source_type, relation.target_type))
-            if target in seed_types and source not in seed_types:
-                raise BadInput(
-                    f"data.seed_types={list(seed_types)}",
-                    f"sources of {relation.name} are no seeds",
-                    rule="edgemask draws what takes a source's place from the seeds of its type, or all pairs would be "
-                    "edges",
-                    remedy=f"add {source} to data.seed_types, or leave it out for all types",
-                )
+        check_sources_are_seeds(self.schema, seed_types, objective="edgemask")
 
     def forward(self, encoder: Encoder, batch: MiniBatch, *, noise: Noise | None, group: Group) -> LossSum:
         """Loss of this rank's targets; see `Objective.forward`. Terms are counted by seeds."""

@@ -6,6 +6,7 @@ batch has and neither on their order nor on how ranks share them.
 Shapes: G seeds of the global batch, S of this rank, D columns of a state, P draws.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from sampling.batch import MiniBatch
 from service.group import Group
 from service.noise import Noise, Site
+from service.schema import GraphSchema
+from storage.errors import BadInput
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,3 +53,17 @@ class GatheredSeeds:
         if not rows.shape[0]:
             return torch.full_like(keys, -1)
         return rows[noise.partners(keys, rows.shape[0], view=number, site=site)]
+
+
+def check_sources_are_seeds(schema: GraphSchema, seed_types: Sequence[str], *, objective: str) -> None:
+    """Raise BadInput where a relation into seeds has sources that never are seeds: it would have no negatives."""
+    for relation in schema.relations:
+        source, target = (schema.node_types[end].name for end in (relation.source_type, relation.target_type))
+        if target in seed_types and source not in seed_types:
+            raise BadInput(
+                f"data.seed_types={list(seed_types)}",
+                f"sources of {relation.name} are no seeds",
+                rule=f"{objective} draws what takes a source's place from the seeds of its type, or all pairs would be "
+                "edges",
+                remedy=f"add {source} to data.seed_types, or leave it out for all types",
+            )

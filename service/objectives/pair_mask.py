@@ -77,7 +77,14 @@ def edge_rows(batch: MiniBatch, hop: Hop, *, families: tuple[int, ...], keys: Te
 
 
 def mask_pairs(
-    batch: MiniBatch, *, rate: float, families: tuple[int, ...], keys: Tensor, noise: Noise, num_read: int
+    batch: MiniBatch,
+    *,
+    rate: float,
+    families: tuple[int, ...],
+    keys: Tensor,
+    noise: Noise,
+    num_read: int,
+    ends: Tensor | None = None,
 ) -> MaskedBatch:
     """Hide pairs with probability `rate`; targets are the hidden edges of the first hop, into this rank's seeds.
 
@@ -88,17 +95,19 @@ def mask_pairs(
         families: of every relation (`relation_families`).
         keys: int64 [N] of the batch's nodes (`Nodes.keys`).
         num_read: hops that the encoder reads, from the second on; the others are returned as they are.
+        ends: bool [N]: pairs that none of these nodes is an end of stay; None for all nodes. For W ranks to equal one,
+            it names the same nodes on each.
 
     Source: MaskGAE (Li et al., KDD 2023), section 4.2, edge-wise masking, with pairs drawn by key.
     """
     first = batch.hops[0]
     edges = edge_rows(batch, first, families=families, keys=keys)
-    is_target = _is_masked(edges, rate=rate, noise=noise) if rate > 0.0 else edges.source != edges.target
+    is_target = _is_masked(edges, ends, rate=rate, noise=noise) if rate > 0.0 else edges.source != edges.target
     hops = list(batch.hops)
     if rate > 0.0:
         for number in range(1, 1 + num_read):
             hop_edges = edge_rows(batch, hops[number], families=families, keys=keys)
-            hops[number] = keep_edges(hops[number], ~_is_masked(hop_edges, rate=rate, noise=noise))
+            hops[number] = keep_edges(hops[number], ~_is_masked(hop_edges, ends, rate=rate, noise=noise))
     return MaskedBatch(
         hops=tuple(hops),
         source=edges.source[is_target],
@@ -109,6 +118,7 @@ def mask_pairs(
     )
 
 
-def _is_masked(edges: EdgeRows, *, rate: float, noise: Noise) -> Tensor:
+def _is_masked(edges: EdgeRows, ends: Tensor | None, *, rate: float, noise: Noise) -> Tensor:
     """Bool [E]."""
-    return noise.select(edges.keys, rate, site=Site.PAIR) & (edges.source != edges.target)
+    masked = noise.select(edges.keys, rate, site=Site.PAIR) & (edges.source != edges.target)
+    return masked if ends is None else masked & (ends[edges.source] | ends[edges.target])

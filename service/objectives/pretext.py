@@ -1,4 +1,4 @@
-"""Pretext tasks together: log-degrees, feature clusters and feature similarities of the seeds."""
+"""Pretext tasks together: log-degrees, parts of the graph, feature clusters and feature similarities of the seeds."""
 
 from typing import Literal, Self
 
@@ -12,12 +12,13 @@ from service.encoders.nodes import Nodes
 from service.group import Group
 from service.noise import Noise
 from service.objectives.base import LossSum, Objective
+from service.objectives.partition_task import PartitionTask
 from service.objectives.pretext_tasks import ClusterTask, DegreeTask, SeedRows, SimilarityTask, TaskSum
 from service.objectives.target_features import target_features
 from service.schema import GraphSchema
 from storage.errors import BadInput
 
-TaskName = Literal["degree", "cluster", "similarity"]
+TaskName = Literal["degree", "partition", "cluster", "similarity"]
 
 
 class PretextConfig(BaseModel):
@@ -29,10 +30,11 @@ class PretextConfig(BaseModel):
     tasks: tuple[TaskName, ...] = Field(
         ("degree", "cluster", "similarity"),
         min_length=1,
-        description="degree: logarithms of degrees; cluster: k-means cluster of the features; similarity: cosine of "
-        "the features of two seeds",
+        description="degree: logarithms of degrees; partition: part of the graph, found by label propagation before "
+        "training; cluster: k-means cluster of the features; similarity: cosine of the features of two seeds",
     )
     weights: tuple[float, ...] = Field((), description="of the tasks, in their order; empty for 1 each")
+    num_parts: int = Field(32, ge=2, description="parts of the whole graph for partition, at most")
     num_clusters: int = Field(32, ge=2, description="clusters of each node type with features")
     num_averages: int = Field(
         1,
@@ -65,7 +67,7 @@ class Pretext(Objective):
 
     Clusters and similarities are those of features scaled to length 1, averaged over `num_averages` sampled hops.
     Source: the tasks of Jin et al., "Self-supervised learning on graphs: deep insights and new direction", 2020,
-    section 3, in forms that need nothing but the batch.
+    section 3, in forms that need nothing but the batch, and the parts of the graph that a run finds as it begins.
     """
 
     def __init__(self, config: PretextConfig, *, schema: GraphSchema, encoder_config: EncoderConfig) -> None:
@@ -84,6 +86,8 @@ class Pretext(Objective):
             match name:
                 case "degree":
                     self.tasks[name] = DegreeTask(width, schema=schema)
+                case "partition":
+                    self.tasks[name] = PartitionTask(width, num_parts=config.num_parts)
                 case "cluster":
                     self.tasks[name] = ClusterTask(width, dims=dims, num_clusters=config.num_clusters)
                 case "similarity":
@@ -125,7 +129,7 @@ class Pretext(Objective):
 
 def _check(config: PretextConfig, *, schema: GraphSchema, encoder_config: EncoderConfig, has_features: bool) -> None:
     """BadInput for what cannot be predicted."""
-    reads_features = [name for name in config.tasks if name != "degree"]
+    reads_features = [name for name in config.tasks if name in ("cluster", "similarity")]
     if reads_features and not has_features:
         raise BadInput(
             f"objective.tasks={list(config.tasks)}",
@@ -133,11 +137,12 @@ def _check(config: PretextConfig, *, schema: GraphSchema, encoder_config: Encode
             rule=f"{' and '.join(reads_features)} predict what features say",
             remedy="ingest node tables that have a features column, or set objective.tasks=[degree]",
         )
-    if "degree" in config.tasks and not schema.relations:
+    reads_edges = [name for name in config.tasks if name in ("degree", "partition")]
+    if reads_edges and not schema.relations:
         raise BadInput(
             f"objective.tasks={list(config.tasks)}",
             "no relations",
-            rule="degree predicts degrees, so the graph needs edges",
+            rule=f"{' and '.join(reads_edges)} predict what edges say, so the graph needs some",
             remedy="ingest an edge table, or leave the task out",
         )
     if reads_features and config.num_averages > encoder_config.num_hops:

@@ -6,12 +6,15 @@ from service.objectives.bgrl import Bgrl, BgrlConfig
 from service.objectives.decorr import Decorr, DecorrConfig
 from service.objectives.dgi import Dgi
 from service.objectives.edgemask import EdgeMask, EdgeMaskConfig
+from service.objectives.gptgnn import GptGnn, GptGnnConfig
 from service.objectives.graphmae import GraphMae, GraphMaeConfig
 from service.objectives.infonce import Grace, InfoNceConfig
 from service.objectives.pretext import Pretext, PretextConfig
 from service.schema import GraphSchema
 
-SingleConfig = GraphMaeConfig | BgrlConfig | InfoNceConfig | DecorrConfig | EdgeMaskConfig | PretextConfig
+SingleConfig = (
+    GraphMaeConfig | BgrlConfig | InfoNceConfig | DecorrConfig | EdgeMaskConfig | PretextConfig | GptGnnConfig
+)
 """the settings of one objective, told apart by `name`"""
 
 
@@ -36,3 +39,5 @@ def make_single(config: SingleConfig, *, schema: GraphSchema, encoder_config: En
             return EdgeMask(config, schema=schema, encoder_config=encoder_config)
         case PretextConfig():
             return Pretext(config, schema=schema, encoder_config=encoder_config)
+        case GptGnnConfig():
+            return GptGnn(config, schema=schema, encoder_config=encoder_config)

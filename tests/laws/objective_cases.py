@@ -6,6 +6,7 @@ from service.objectives import ObjectiveConfig
 from service.objectives.bgrl import BgrlConfig
 from service.objectives.decorr import DecorrConfig
 from service.objectives.edgemask import EdgeMaskConfig
+from service.objectives.gptgnn import GptGnnConfig
 from service.objectives.graphmae import GraphMaeConfig
 from service.objectives.infonce import InfoNceConfig
 from service.objectives.multitask import MultitaskConfig
@@ -66,6 +67,10 @@ OBJECTIVES = {
         EdgeMaskConfig(mask_rate=0.3, decoder="dot", degree_weight=0.1, kl_weight=0.1, latent_dim=5),
         is_sum=False,
         num_hops=3,
+    ),
+    "gptgnn": ObjectiveCase(GptGnnConfig(num_negatives=7, queue_size=5), is_sum=False, num_hops=3),
+    "gptgnn, edges alone": ObjectiveCase(
+        GptGnnConfig(mask_rate=0.7, queue_size=0, attribute_weight=0.0), is_sum=False, num_hops=3
     ),
     "pretext": ObjectiveCase(
         PretextConfig(weights=(1.0, 0.5, 2.0), num_clusters=4, num_averages=2, num_pairs=3), is_sum=False

@@ -15,6 +15,7 @@ from service.encoders.gcn import GcnConvolution
 from service.encoders.gin import GinConvolution
 from service.encoders.sage import SageConvolution
 from service.message_passing import dgl_kernels
+from service.objectives.gptgnn_edges import Matcher, contrast
 from service.objectives.graphmae import scaled_cosine_error
 from tests.service.batches import SmallGraph, homogeneous, make_batch
 
@@ -132,3 +133,20 @@ def test_scaled_cosine_error_of_a_zero_target_is_finite() -> None:
     error.sum().backward()
     assert x.grad is not None
     assert torch.isfinite(x.grad).all()
+
+
+def test_the_contrast_of_edges_equals_the_authors_formula() -> None:
+    """`Matcher` and the loss of GPT-GNN's repository (acbull/GPT-GNN, GPT_GNN/model.py): a row a target, its own first.
+
+    There each target has negatives of its own, so states of all pairs are laid out side by side.
+    """
+    torch.manual_seed(3)
+    matcher = Matcher(DIM).double()
+    states = [torch.randn(count, DIM, dtype=torch.float64).requires_grad_() for count in (9, 9, 14)]
+    for x in states:
+        target, source, others = states
+        found, scores = matcher(target, source, others)
+        losses = contrast(found, scores, torch.zeros_like(scores, dtype=torch.bool))
+        sources = torch.cat([source[:, None], others.expand(9, -1, -1)], dim=1)
+        scored = (matcher.target(target)[:, None] * matcher.source(sources)).sum(-1) / DIM**0.5
+        assert_equal(losses, -scored.log_softmax(dim=-1)[:, 0], x)

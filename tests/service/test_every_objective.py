@@ -22,10 +22,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "infonce": {"projector_dim": 8},
     "decorr": {"loss": "barlow"},
     "edgemask": {"decoder_dim": 8},
-    "pretext": {"num_clusters": 4},
+    "pretext": {"num_clusters": 4, "tasks": "[degree, partition, cluster, similarity]", "num_parts": 4},
+    "gptgnn": {"num_negatives": 20, "queue_size": 50},
     "multitask": {"balance": "mgda", "tasks": "[{name: graphmae}, {name: decorr}, {name: bgrl}]"},
 }
-REACH = {"graphmae": 1, "edgemask": 1, "multitask": 1}
+REACH = {"graphmae": 1, "edgemask": 1, "gptgnn": 1, "multitask": 1}
 
 
 def test_every_objective_has_settings_here() -> None:
