@@ -10,6 +10,8 @@ import typer
 
 from service.change_commands import add_change_commands
 from service.command_line import Json, examples
+from service.distill_command import add_distill_command
+from service.finetune_command import add_finetune_command
 from service.holdout_command import add_holdout_command
 from service.outcome import FAILED, command, show
 from service.process import prepare_process
@@ -31,6 +33,8 @@ add_store_commands(app)
 add_change_commands(app)
 add_replay_command(app)
 add_holdout_command(app)
+add_finetune_command(app)
+add_distill_command(app)
 
 RunPath = Annotated[str, typer.Argument(metavar="RUN.yaml", help="Run file.")]
 Overrides = Annotated[

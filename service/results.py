@@ -51,7 +51,7 @@ def newest_checkpoint(run: RunFile) -> Checkpoint:
     raise BadInput(
         place.url,
         "no checkpoint",
-        rule="embedding needs a pretrained encoder",
+        rule="embedding and finetuning need a pretrained encoder",
         remedy="run `hopstream pretrain` with this run file first",
     )
 

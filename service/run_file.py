@@ -1,8 +1,8 @@
 """The run file: one YAML document that says what to train on, how, and where the run is kept.
 
 Precedence: defaults < the YAML file < `section.field=value` on the command line. Unknown keys are refused with
-the nearest known ones. Keys marked harmless (workers, tiers, threads, logging, embedding, evaluation) may change
-when a run is resumed; any other difference is refused, because it would change the result.
+the nearest known ones. Keys marked harmless (workers, tiers, threads, logging, embedding, evaluation, finetune,
+distill) may change when a run is resumed; any other difference is refused, because it would change the result.
 """
 
 import difflib
@@ -16,9 +16,11 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from service.distill_section import DistillSection
 from service.embedding import EmbeddingConfig
 from service.encoders import EncoderConfig
 from service.evaluation import EvaluationConfig
+from service.finetune_section import FinetuneSection
 from service.objectives import ObjectiveConfig
 from service.run_keys import item_models, item_number, kind_of, known_keys, section_models, unknown_keys
 from service.sampling_section import SamplingSection
@@ -87,6 +89,8 @@ class RunFile(Section):
     workers: WorkersSection = Field(WorkersSection(), json_schema_extra=HARMLESS)
     embedding: EmbeddingConfig = Field(EmbeddingConfig(), json_schema_extra=HARMLESS)
     evaluation: EvaluationConfig = Field(EvaluationConfig(), json_schema_extra=HARMLESS)
+    finetune: FinetuneSection = Field(FinetuneSection(), json_schema_extra=HARMLESS)
+    distill: DistillSection = Field(DistillSection(), json_schema_extra=HARMLESS)
 
     def to_yaml(self) -> str:
         """The resolved file: every key, defaults included."""

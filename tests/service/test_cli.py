@@ -18,7 +18,7 @@ from tests.processes import hopstream, start, wait_until
 
 COMMANDS = (
     "demo", "ingest", "delete", "refresh", "compact", "gc", "inspect", "plan", "pretrain", "embed", "evaluate",
-    "holdout", "replay",
+    "holdout", "replay", "finetune", "distill",
 )  # fmt: skip
 
 
