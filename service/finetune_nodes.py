@@ -107,13 +107,13 @@ class RoundOrder(SeedOrder):
     @property
     def steps_per_epoch(self) -> int:
         """Batches of a round."""
-        return self.train_steps + -(-self.val.shape[0] // self.seeds_per_step)
+        return self.train_steps + -(-int(self.val.shape[0]) // self.seeds_per_step)
 
     def num_in_step(self, *, step: int) -> int:
         """Seeds of batch `step` of any round."""
         if step < self.train_steps:
             return super().num_in_step(step=step % super().steps_per_epoch)
-        return min(self.seeds_per_step, self.val.shape[0] - (step - self.train_steps) * self.seeds_per_step)
+        return min(self.seeds_per_step, int(self.val.shape[0]) - (step - self.train_steps) * self.seeds_per_step)
 
     def global_batch(self, *, epoch: int, step: int) -> NDArray[np.int64]:
         """Global ids of the seeds of batch `step` of round `epoch`."""
