@@ -130,9 +130,9 @@ def test_the_target_begins_as_a_copy_follows_after_each_step_and_has_no_gradient
     )
     before = [{name: tensor.clone() for name, tensor in target.state_dict().items()} for target, _ in pairs]
     model.objective.after_step(model.encoder, done=1, total_steps=4)
-    for (target, online), old in zip(pairs, before, strict=True):
-        state = online.state_dict()
-        for name, tensor in target.state_dict().items():
+    for pair, old in zip(pairs, before, strict=True):
+        followed, state = (module.state_dict() for module in pair)
+        for name, tensor in followed.items():
             assert torch.allclose(tensor, 0.9 * old[name] + 0.1 * state[name], rtol=1e-12)
 
 
