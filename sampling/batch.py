@@ -79,6 +79,8 @@ class MiniBatch:
     """one per type: [N_t, F_t] in the store's dtype, rows in batch order; None where the type has no features"""
     pairs: SeedPairs | None = None
     """where seeds are edges; seed nodes are then their ends, and those of their negatives"""
+    learned: tuple[Tensor | None, ...] = ()
+    """one per type: [N_t, C] rows that a model has learned by id, in batch order; None or empty where there are none"""
 
     def to(self, device: torch.device) -> "MiniBatch":
         """The same batch on `device`; copies overlap with computation where the memory is page-locked."""

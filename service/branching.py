@@ -118,7 +118,10 @@ def refuse_other_model(run: RunFile, place: Place) -> None:
 
 
 def load_weights(model: nn.Module, origin: Checkpoint, *, place: str) -> None:
-    """Put another run's weights into `model`; BadInput when its graph has other types, relations or widths."""
+    """Put another run's weights into `model`; BadInput when its graph has other types, relations or widths.
+
+    Learned rows go with them: BadInput when the nodes are not those of that run's store and of what was appended to it.
+    """
     try:
         model.load_state_dict(origin.model)
     except RuntimeError as error:

@@ -1,7 +1,7 @@
 """Checkpoints: what training needs to go on, as safetensors and JSON, manifest last.
 
     checkpoints/step-000000120/
-        model.safetensors       weights and buffers of encoder and objective
+        model.safetensors       weights and buffers of encoder and objective, rows learned by id with their state
         optimizer.safetensors   "<parameter>/<slot>" tensors of the optimiser
         state.json              step, store generation, seed, early stop: random numbers are keyed, so there is no RNG
                                 state

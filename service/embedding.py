@@ -110,7 +110,8 @@ class EncoderStack:
 
     def input(self, batch: MiniBatch) -> Tensor:
         """[N, D_0]; of an encoder without neighbours its output."""
-        h_ND = self._encoder.input(batch.features, batch.node_type, batch.in_degree, batch.out_degree)
+        learned = self._encoder.look_up(batch).learned
+        h_ND = self._encoder.input(batch.features, batch.node_type, batch.in_degree, batch.out_degree, learned)
         if self.num_layers == 0:
             out: Tensor = self._encoder(h_ND, (), Nodes.of(batch))
             return out
@@ -153,10 +154,12 @@ def embed(
         rows_per_chunk, max_edges_per_chunk: see `EmbeddingConfig`.
 
     Raises BadInput, before anything is computed or written, when the store's node types, feature widths or
-    relations are not those of the encoder, when another process is at work in `work`, and when `out` holds
-    anything but embeddings.
+    relations are not those of the encoder, when its nodes are not those that the encoder has learned rows of, when
+    another process is at work in `work`, and when `out` holds anything but embeddings.
     """
     check_schema(encoder.schema, store)
+    if encoder.ids is not None:
+        encoder.ids.refuse_other_nodes(GraphSchema.from_store(store), place=store.place.url)
     began = time.monotonic()
     place = Place(out)
     dim = encoder.config.out_dim

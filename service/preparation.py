@@ -13,6 +13,7 @@ from service.branching import branch_checkpoint, load_weights
 from service.checkpoint import Checkpoint, TrainingState
 from service.global_steps import GlobalSteps
 from service.group import Group
+from service.learned_memory import check_learned_rows
 from service.model import Model, build_model
 from service.objectives import Objective
 from service.run_file import RunFile
@@ -62,7 +63,9 @@ def prepare(run: RunFile, *, group: Group, state: TrainingState | None) -> Prepa
     """
     cache = block_cache_of(run.tiers)
     store = Store.open(run.data.store, block_cache=cache) if state is None else store_of(run, state, block_cache=cache)
-    model = build_model(run, GraphSchema.from_store(store), group=group)
+    schema = GraphSchema.from_store(store)
+    check_learned_rows(run, schema)
+    model = build_model(run, schema, group=group)
     check_hops(run, model)
     check_seed_edges(run, store)
     check_sampling(run.sampling, store, seed_types=None if has_seed_edges(run) else run.data.seed_types)

@@ -32,6 +32,7 @@ def pretrain(run: RunFile, *, progress: Progress) -> RunStatus:
         if run.workers.count > 1 or run.workers.samplers:
             from service.ray_workers import train_on_ray  # one worker never pays for importing Ray
 
+            prepared = None  # learned rows may be large, and every worker makes its own
             return train_on_ray(run, lease=lease, progress=progress)
         coordinator = RunCoordinator(run)
         lease.on_lost(coordinator.abort)

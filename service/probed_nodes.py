@@ -26,6 +26,7 @@ from sampling.fanouts import HopFanout
 from sampling.loader import fetch_features
 from sampling.superbatch_sampler import SuperbatchSampler
 from service.encoders import make_encoder
+from service.encoders.id_embedding import make_id_embedding
 from service.encoders.nodes import Nodes
 from service.errors import TrainingFailed
 from service.feature_values import FeatureValues
@@ -72,6 +73,7 @@ class EncoderProbe:
         schema = GraphSchema.from_store(prepared.store)
         with torch.random.fork_rng(devices=[]):
             self._encoder = make_encoder(run.encoder, schema=schema).to(device).eval()
+        self._encoder.ids = make_id_embedding(run.encoder, schema=schema, seed=run.run.seed)
         self._values = FeatureValues(schema).to(device)
         self._config = run.training.probe
         self._device = device
@@ -100,8 +102,8 @@ class EncoderProbe:
 
     def _states(self, batch: MiniBatch) -> Tensor:
         """[S, D] of the batch's seeds."""
-        batch = self._values(batch)
-        h = self._encoder.input(batch.features, batch.node_type, batch.in_degree, batch.out_degree)
+        batch = self._values(self._encoder.look_up(batch))
+        h = self._encoder.input(batch.features, batch.node_type, batch.in_degree, batch.out_degree, batch.learned)
         hops = batch.hops[: self._encoder.num_layers][::-1]
         states: Tensor = self._encoder(h, hops, Nodes.of(batch, kernels=self._kernels), None, batch.num_seeds)
         return states[: batch.num_seeds]

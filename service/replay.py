@@ -188,6 +188,10 @@ def look(run: RunFile, learner: Learner, batches: Iterator[MiniBatch], *, from_s
             TensorCheck.of(name, parameter.grad)
             for name, parameter in model.named_parameters()
             if parameter.grad is not None
+        ]
+        + [
+            TensorCheck.of(f"learned rows of {model.encoder.schema.node_types[one.node_type].name}", one.gradient)
+            for one in (() if found is None else found.touched)
         ],
     )
 

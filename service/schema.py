@@ -1,7 +1,8 @@
 """What a model must know of a graph: node types with their feature widths, and relations between types.
 
 A model trained on one store works on any other whose types, feature widths and relations are equal; how features are
-stored may differ, for they are read as numbers (`service.feature_values`).
+stored may differ, for they are read as numbers (`service.feature_values`). Rows that are learned by node
+(`service.encoders.id_embedding`) bind it to the nodes of one store.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ class NodeTypeSchema:
     """float32, float16, uint8 or int8; None where the type has no features"""
     feature_scale: tuple[float, ...] | None = None
     """[feature_dim] what a step of quantised int8 features is worth; None where features are numbers as they are"""
+    num_nodes: int | None = None
+    """of the store, deleted ones included; None where the schema is of none"""
+    numbering: tuple[str, ...] = ()
+    """hex checksums, one a segment, of what gives nodes their dense ids: append makes it longer, compact another"""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class GraphSchema:
                     feature_dim=kind.feature_dim,
                     feature_dtype=kind.feature_dtype,
                     feature_scale=kind.feature_scale,
+                    num_nodes=kind.num_nodes,
+                    numbering=tuple(segment.ids.sums_xxh64 for segment in kind.segments),
                 )
                 for kind in store.node_types
             ),

@@ -24,6 +24,7 @@ from service.health import SeedStates
 from service.model import Model
 from service.noise import Noise
 from service.objectives import LossSum
+from service.row_adagrad import RowGradients, TouchedRows, step_rows
 from service.run_file import RunFile
 from service.run_folder import replay_command
 from service.task_gradients import TaskGradients
@@ -44,6 +45,8 @@ class Gradient:
     """sum of each batch's loss over all ranks"""
     places: tuple[tuple[int, int], ...]
     """(epoch, batch of the epoch) of each"""
+    touched: tuple[TouchedRows, ...] = ()
+    """learned rows that it read, with their gradients"""
 
 
 def take_step(
@@ -73,6 +76,9 @@ def take_step(
             "lower training.learning_rate or set training.clip_norm; the last checkpoint is kept"
         )
     optimizer.step()
+    if model.encoder.ids is not None:
+        share = optimizer.param_groups[0]["lr"] / run.training.learning_rate  # what the schedule leaves of the peak
+        step_rows(model.encoder.ids, found.touched, learning_rate=run.training.embedding_learning_rate * share)
     return found
 
 
@@ -94,9 +100,10 @@ def find_gradient(
     unit = 1.0
     # those of an objective that balances its tasks' gradients, which are then reduced there and not by DDP
     tasks = TaskGradients(model.encoder, model.objective) if model.objective.balances_gradients else None
+    rows = RowGradients(model.encoder.ids)
     drawn = iter(batches)
     for number in range(num_batches):
-        batch = next(drawn)
+        batch = model.encoder.look_up(next(drawn))
         last = number == num_batches - 1
         places.append((batch.epoch, batch.step))
         key = subkey(step_key(seed=run.run.seed, epoch=batch.epoch, step=batch.step), NOISE_TAG)
@@ -116,18 +123,22 @@ def find_gradient(
                 continue
             # DDP averages gradients over ranks; the objective is the sum over ranks divided by the count over ranks
             (out.loss_sum * (group.world_size / unit)).backward()
+            rows.add(batch)
     if tasks is not None:
         tasks.write(count=max(count, 1.0), group=group)
     elif num_batches > 1:
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(unit / max(count, 1.0))
-    norm = float(nn.utils.clip_grad_norm_(model.parameters(), run.training.clip_norm or math.inf))
+    touched = rows.touched(scale=(unit / max(count, 1.0) if num_batches > 1 else 1.0) / group.world_size, group=group)
+    trained = [*model.parameters(), *(one.holder for one in touched)]
+    norm = float(nn.utils.clip_grad_norm_(trained, run.training.clip_norm or math.inf))
     return Gradient(
         loss=loss_sum / max(count, 1.0),
         norm=norm,
         batch_losses=tuple(sums[:, 0].tolist()),
         places=tuple(places),
+        touched=touched,
     )
 
 

@@ -18,6 +18,7 @@ from sampling.device_rows import device_rows as device_rows_of
 from sampling.device_tier import DeviceTier
 from sampling.loader import Loader, LoaderCounters
 from sampling.open_source import topology_bytes
+from service.encoders.id_embedding import table_bytes
 from service.feeding import BatchLoader, OwnLoader, open_loader, ranks_of_host, share_address
 from service.group import Group
 from service.machine_memory import anonymous_bytes
@@ -25,6 +26,7 @@ from service.preparation import Preparation
 from service.run_file import RunFile
 from service.run_status import StreamSummary
 from service.sampling_section import sampling_mode
+from service.schema import GraphSchema
 from service.seed_edges import seed_edges
 from service.tier_budget import memory_budget, open_rank_stream, planned_stream
 from service.tiers import host_tiers, open_features
@@ -247,5 +249,6 @@ def fits_in_memory(run: RunFile, store: Store, *, memory_bytes: int) -> bool:
     if run.tiers.topology == "disk" or (allowed is not None and features > int(allowed)):
         return False
     scratch = 4 * int(store.type_offsets[-1]) * run.sampling.num_threads
-    needed = anonymous_bytes() + topology_bytes(store) + features + scratch + BATCH_BYTES
+    checkpoint = table_bytes(run.encoder, GraphSchema.from_store(store))  # of learned rows, which are made already
+    needed = anonymous_bytes() + topology_bytes(store) + features + scratch + BATCH_BYTES + checkpoint
     return needed <= SURE_SHARE * memory_bytes

@@ -11,9 +11,11 @@ from sampling.seeds import SeedOrder
 from sampling.shared_memory import FeatureMemory
 from sampling.sources import SampleSource
 from sampling.stream import Stream
+from service.encoders.id_embedding import table_bytes
 from service.machine_memory import anonymous_bytes, available_bytes
 from service.run_file import RunFile
 from service.sampling_section import sampling_mode
+from service.schema import GraphSchema
 from service.seed_edges import check_topology_fits, has_seed_edges, make_edge_sampling
 from storage.default_cache import default_folder
 from storage.progress import Progress
@@ -37,14 +39,15 @@ def step_bytes(run: RunFile, batch: BatchSize) -> int:
     """Memory of one training step beside weights, about: each layer's rows there and back.
 
     Of the nodes that the encoder puts out there are also the rows of layers that read no hop, and joined layers
-    (`encoder.jumping`), which are as wide as all of them together.
+    (`encoder.jumping`), which are as wide as all of them together. Rows learned by id are looked up for every node.
     """
     encoder = run.encoder
     put_out = batch.nodes_by_hop[len(batch.nodes_by_hop) - 1 - encoder.num_hops]
     rows = sum(batch.nodes_by_hop) + put_out * (encoder.num_layers - encoder.num_hops)
     if encoder.jumping != "none":
         rows += put_out * encoder.num_layers
-    return FLOAT_BYTES * int(KEPT_TENSORS * rows * encoder.hidden_dim)
+    by_id = batch.num_nodes * (encoder.id_embedding_dim or 0)
+    return FLOAT_BYTES * int(KEPT_TENSORS * (rows * encoder.hidden_dim + by_id))
 
 
 def open_rank_stream(
@@ -84,8 +87,12 @@ def planned_stream(
     """
     tiers = run.tiers
     others = len(ranks) if memory is not None else 0  # processes of about the size of this one
+    # this process's own learned rows are in use already; one more copy is for a checkpoint of them
+    learned_bytes = table_bytes(run.encoder, GraphSchema.from_store(store))
     memory_bytes = memory_budget(run, num_workers=len(ranks)) * len(ranks)
-    process_bytes = anonymous_bytes() * (1 + others)
+    if tiers.memory_bytes is None:
+        memory_bytes += others * learned_bytes  # what the machine has left is without them
+    process_bytes = (anonymous_bytes() + learned_bytes) * (1 + others)
     if has_seed_edges(run):
         check_topology_fits(run, store, memory_bytes=memory_bytes, process_bytes=process_bytes)
     pool = None

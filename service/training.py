@@ -139,7 +139,7 @@ def train(
                 steps=learner.done - first_step,
                 seconds=time.monotonic() - began,
                 loss=learner.loss,
-                num_parameters=sum(parameter.numel() for parameter in learner.model.parameters()),
+                num_parameters=learner.model.num_trained,
                 seeds=num_seeds,
                 sampled_nodes=source.counters.sampled_nodes,
                 sampled_edges=source.counters.sampled_edges,

@@ -24,6 +24,12 @@ class TrainingSection(Section):
     max_steps: int | None = Field(None, ge=1, description="Stop after this many steps, if sooner.")
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="adam adds weight decay to the gradient.")
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    embedding_learning_rate: float = Field(
+        0.05,
+        gt=0,
+        description="Peak learning rate of rows learned by id (encoder.id_embedding_dim), by row-wise Adagrad; it has "
+        "the schedule's shape. They have no weight decay.",
+    )
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay.")
     schedule: Literal["constant", "cosine", "infinite"] = Field(
         "cosine",

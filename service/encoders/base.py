@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from sampling.batch import Hop
+from sampling.batch import Hop, MiniBatch
 from service.encoders.config import ActivationName, ConvolutionName, EncoderConfig
 from service.encoders.convolution import Convolution, linear
+from service.encoders.id_embedding import IdEmbedding, id_types
 from service.encoders.jumping import join_states
 from service.encoders.layers import EncoderLayer, Ending, make_activation
 from service.encoders.nodes import Nodes, drop_edges
@@ -29,13 +30,24 @@ class Encoder(nn.Module):
     """
 
     def __init__(self, config: EncoderConfig, *, schema: GraphSchema) -> None:
-        """Made by `service.encoders.registry.make_encoder`."""
+        """Made by `service.encoders.registry.make_encoder`. Raises BadInput where the section asks for learned rows of
+        types that cannot have any.
+        """
         super().__init__()
         dgl_kernels.check(config.kernels)
         self.config = config
         self.schema = schema
+        self.id_types = id_types(config, schema)
+        """numbers of the types whose nodes have learned rows"""
+        self.ids: IdEmbedding | None = None
+        """these rows; of an encoder that reads another's, such as a target network, None"""
         self.projections = nn.ModuleList(
-            _input_projection(number, schema=schema, hidden_dim=config.hidden_dim)
+            _input_projection(
+                number,
+                schema=schema,
+                hidden_dim=config.hidden_dim,
+                id_dim=(config.id_embedding_dim or 0) if number in self.id_types else 0,
+            )
             for number in range(len(schema.node_types))
         )
         self.layers = nn.ModuleList()
@@ -60,19 +72,29 @@ class Encoder(nn.Module):
         """Type of the parameters and of hidden states outside autocast."""
         return next((parameter.dtype for parameter in self.parameters()), torch.get_default_dtype())
 
+    def look_up(self, batch: MiniBatch) -> MiniBatch:
+        """`batch` with the learned rows of its nodes; itself where it has them or there are none."""
+        return batch if self.ids is None or batch.learned else self.ids.look_up(batch, dtype=self.dtype)
+
     def input(
-        self, features: Sequence[Tensor | None], node_type: Tensor, in_degree: Tensor, out_degree: Tensor
+        self,
+        features: Sequence[Tensor | None],
+        node_type: Tensor,
+        in_degree: Tensor,
+        out_degree: Tensor,
+        learned: Sequence[Tensor | None] = (),
     ) -> Tensor:
         """H [N, D_0] before the first layer.
 
         One node type with features: these, as floats. Otherwise each type through its own linear map to
-        hidden_dim: its features, or where it has none the logarithms of its degrees in every relation (the map's
-        bias is then the learned vector of the type).
+        hidden_dim: its features, or where it has none the logarithms of its degrees in every relation, and behind
+        these the learned row of a node of `id_types` (the map's bias is then the learned vector of the type).
 
         Args:
             features: one per type: [N_t, F_t] of any dtype, rows in the order of the nodes; None where a type has none.
             node_type: int64 [N].
             in_degree: int32 [R, N], in the whole graph; so `out_degree`.
+            learned: one per type: [N_t, C], in the order of the nodes, as `look_up` gives them to a batch.
         """
         if isinstance(self.projections[0], nn.Identity):
             assert features[0] is not None
@@ -84,6 +106,8 @@ class Encoder(nn.Module):
             if table is None:
                 degree = torch.cat([in_degree[:, rows_of_type], out_degree[:, rows_of_type]])
                 table = degree.T.to(self.dtype).log1p()
+                if number in self.id_types:
+                    table = torch.cat([table, _given(learned, number).to(self.dtype)], dim=1)
             rows.append(rows_of_type)
             parts.append(project(table.to(self.dtype)))
         joined = torch.cat(parts)
@@ -213,10 +237,16 @@ class ConvolutionEncoder(Encoder):
         return out
 
 
-def _input_projection(number: int, *, schema: GraphSchema, hidden_dim: int) -> nn.Module:
+def _given(learned: Sequence[Tensor | None], number: int) -> Tensor:
+    rows = learned[number] if learned else None
+    assert rows is not None, "the batch has passed `look_up`"
+    return rows
+
+
+def _input_projection(number: int, *, schema: GraphSchema, hidden_dim: int, id_dim: int) -> nn.Module:
     width = schema.node_types[number].feature_dim
     if width is None:
-        width = 2 * len(schema.relations)
+        width = 2 * len(schema.relations) + id_dim
     elif len(schema.node_types) == 1:
         return nn.Identity()
     return linear(width, hidden_dim, bias=True)

@@ -62,6 +62,15 @@ class EncoderConfig(BaseModel):
     feature_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="share of every layer's input entries zeroed")
     attention_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="share of gat's attention entries zeroed")
     edge_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="share of sampled edges dropped in training")
+    id_embedding_dim: int | None = Field(
+        None,
+        ge=1,
+        description="columns of a learned row for each node of the types without features, read beside its "
+        "log-degrees; unset for none",
+    )
+    id_embedding_types: tuple[str, ...] = Field(
+        (), description="node types that have such rows; empty for all without features"
+    )
     kernels: Kernels = Field("auto", description="message passing: auto (DGL where it runs, else torch), dgl, or torch")
 
     @property
@@ -126,6 +135,8 @@ class EncoderConfig(BaseModel):
         for key, only in refused.items():
             if getattr(self, key) != only:
                 raise ValueError(f"{key}={getattr(self, key)}: it has no meaning for name={self.name}; leave it {only}")
+        if self.id_embedding_types and self.id_embedding_dim is None:
+            raise ValueError(f"id_embedding_types={list(self.id_embedding_types)}: their rows need id_embedding_dim")
         if self.options and not self.is_imported:
             raise ValueError(f"options: name={self.name} takes none; they are for a class named by its import path")
         return self

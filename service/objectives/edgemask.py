@@ -130,7 +130,7 @@ class EdgeMask(Objective):
                 num_read=encoder.num_layers,
             )
             hops = masked.hops[1:]
-        h = encoder.input(batch.features, batch.node_type, batch.in_degree, batch.out_degree)
+        h = encoder.input(batch.features, batch.node_type, batch.in_degree, batch.out_degree, batch.learned)
         h = encoder(h, hops[: encoder.num_layers][::-1], nodes, noise, batch.num_seeds, group=group)
         divergence = None
         if self.latent is not None:

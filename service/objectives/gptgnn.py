@@ -157,7 +157,7 @@ class GptGnn(Objective):
             tokens = {int(kind): token for kind, token in self.tokens.items()}
             seen = with_copies(batch, hops, tokens=tokens, dtype=encoder.dtype)
         nodes = Nodes.of(seen, kernels=self.encoder_config.kernels)
-        h = encoder.input(seen.features, seen.node_type, seen.in_degree, seen.out_degree)
+        h = encoder.input(seen.features, seen.node_type, seen.in_degree, seen.out_degree, seen.learned)
         h = full_precision(encoder(h, seen.hops[::-1], nodes, noise, batch.num_seeds, group=group))
         num_copies = batch.num_seeds if self.decoders else 0
         return h[: h.shape[0] - num_copies], h[h.shape[0] - num_copies :]

@@ -39,6 +39,10 @@ def with_copies(
         before, copies = (int((batch.node_type[:count] == kind).sum()) for count in (first, num_seeds))
         shown, token = table.to(dtype), tokens[kind].to(dtype)
         features.append(torch.cat([shown[:before], token.expand(copies, -1), shown[before:]]))
+    learned: list[Tensor | None] = []
+    for kind, rows in enumerate(batch.learned):
+        before, copies = (int((batch.node_type[:count] == kind).sum()) for count in (first, num_seeds))
+        learned.append(None if rows is None else torch.cat([rows[:before], rows[:copies], rows[before:]]))
     return replace(
         batch,
         hops=tuple(_copy_targets(hop, first=first, num_seeds=num_seeds) for hop in hops),
@@ -47,6 +51,7 @@ def with_copies(
         in_degree=_with_seeds(batch.in_degree, first=first, num_seeds=num_seeds),
         out_degree=_with_seeds(batch.out_degree, first=first, num_seeds=num_seeds),
         features=tuple(features),
+        learned=tuple(learned),
     )
 
 

@@ -146,7 +146,7 @@ class GraphMae(Objective):
         nodes = Nodes.of(batch, kernels=self.encoder_config.kernels)
         masked_N = self._choose_masked(batch, nodes, noise or Noise(0))
         features = self._corrupt(batch, nodes, masked_N, noise=noise or Noise(0), group=group, dtype=encoder.dtype)
-        h = encoder.input(features, batch.node_type, batch.in_degree, batch.out_degree)
+        h = encoder.input(features, batch.node_type, batch.in_degree, batch.out_degree, batch.learned)
         hops = batch.hops[self.reach :][::-1]
         h = encoder(h, hops, nodes, noise, batch.num_seeds, group=group)
         latent_S = None if self.latent is None else self.latent(h[: batch.num_seeds], batch, nodes, group=group)

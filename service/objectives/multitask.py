@@ -168,4 +168,8 @@ def first_hops(batch: MiniBatch, num_hops: int) -> MiniBatch:
             None if table is None else table[: int((node_type == kind).sum())]
             for kind, table in enumerate(batch.features)
         ),
+        learned=tuple(
+            None if table is None else table[: int((node_type == kind).sum())]
+            for kind, table in enumerate(batch.learned)
+        ),
     )

@@ -101,7 +101,7 @@ class Pretext(Objective):
     def forward(self, encoder: Encoder, batch: MiniBatch, *, noise: Noise | None, group: Group) -> LossSum:
         """Loss of this rank's seeds; see `Objective.forward`. Terms are counted by seeds."""
         nodes = Nodes.of(batch, kernels=self.encoder_config.kernels)
-        h = encoder.input(batch.features, batch.node_type, batch.in_degree, batch.out_degree)
+        h = encoder.input(batch.features, batch.node_type, batch.in_degree, batch.out_degree, batch.learned)
         h = encoder(h, batch.hops[: encoder.num_layers][::-1], nodes, noise, batch.num_seeds, group=group)
         h = h[: batch.num_seeds]
         if h.dtype in (torch.float16, torch.bfloat16):

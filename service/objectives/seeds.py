@@ -26,7 +26,7 @@ def encode_seeds(
 ) -> Tensor:
     """[S, D]: states of the seeds in view `number`."""
     assert isinstance(encoder, Encoder)
-    h = encoder.input(view.features, batch.node_type, batch.in_degree, batch.out_degree)
+    h = encoder.input(view.features, batch.node_type, batch.in_degree, batch.out_degree, encoder.look_up(batch).learned)
     hops = view.hops[: encoder.num_layers][::-1]
     states: Tensor = encoder(h, hops, nodes, noise, batch.num_seeds, group=group, view=number)
     return states[: batch.num_seeds]

@@ -64,6 +64,16 @@ def heterogeneous(*, weighted: bool = False) -> SmallGraph:
     )
 
 
+def featureless() -> SmallGraph:
+    """Two types without features, one with, and four relations."""
+    return _graph(
+        [("user", 18, None), ("item", 14, None), ("tag", 6, 4)],
+        [("reads", 0, 1), ("read_by", 1, 0), ("tagged", 2, 1), ("tags", 1, 2)],
+        degree=2.0,
+        weighted=False,
+    )
+
+
 def _graph(
     types: Sequence[tuple[str, int, int | None]],
     relations: Sequence[tuple[str, int, int]],
@@ -81,8 +91,10 @@ def _graph(
     return SmallGraph(
         schema=GraphSchema(
             node_types=tuple(
-                NodeTypeSchema(name=name, feature_dim=dim, feature_dtype=None if dim is None else "float32")
-                for name, _, dim in types
+                NodeTypeSchema(
+                    name=name, feature_dim=dim, feature_dtype=None if dim is None else "float32", num_nodes=count
+                )
+                for name, count, dim in types
             ),
             relations=tuple(
                 RelationSchema(name=f"{types[s][0]}:{name}:{types[t][0]}", source_type=s, target_type=t)
