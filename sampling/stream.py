@@ -284,7 +284,7 @@ class Stream:
             sample,
             epoch=epoch,
             step=step,
-            num_seeds=sample.hops[0].num_targets,
+            num_seeds=sample.hops[0].num_targets if sample.hops else sample.nodes.shape[0],
             num_seeds_global=self.order.num_in_step(step=step) if share is None else share.num_global,
             features=tuple(features),
             pairs=None if share is None else share.pairs,

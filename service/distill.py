@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save as format_tensors
 
 from service.distill_rows import DistillRows, held_out_places, open_rows
-from service.distill_scores import Scored, class_scores, probe_scores
+from service.distill_scores import Scored, class_scores, probe_scores, probed_labels
 from service.distill_student import DESCRIPTION, WEIGHTS, Student, StudentLoss, describe, fold, make_student
 from service.distill_teacher import Teacher, open_teacher
 from service.distill_training import EVALUATION_ROWS, distill_rounds
@@ -87,8 +87,10 @@ def distill(run: RunFile, *, progress: Progress) -> DistillReport:
     with Lease(place) as lease, ExitStack() as opened:
         read_rounds(place, binding=binding, section="distill")  # refuses a result of other settings
         if place.exists(REPORT):
-            drop_tensors(place)  # which a kill right behind the report left
+            drop_tensors(place)  # these and the work folder a kill right behind the report left
+            place.remove(WORK)
             return read_report(place)
+        labelled = probed_labels(run, teacher, progress=progress)
         work = place.child(WORK)
         opened.callback(place.remove, WORK)
         rows = open_rows(teacher, work=work, opened=opened, progress=progress)
@@ -109,17 +111,22 @@ def distill(run: RunFile, *, progress: Progress) -> DistillReport:
         student.load_state_dict(best)
         fold(student, inputs=rows.inputs, outputs=outputs)
         weights = {key: value.detach().cpu().contiguous() for key, value in student.state_dict().items()}
+        lease.check()
         place.write_bytes(WEIGHTS, format_tensors(weights))
         place.write_bytes(DESCRIPTION, json.dumps(describe(student, teacher), indent=1).encode())
         if teacher.nodes is None:
             write_embeddings(run, teacher, student_rows(student, rows, device=device, progress=progress), place=place)
-            scored = probe_scores(run, teacher, place=place.child(EMBEDDINGS), rows=rows, progress=progress)
+            scored = None
+            if labelled is not None:
+                folder = place.child(EMBEDDINGS)
+                scored = probe_scores(run, teacher, labelled, place=folder, rows=rows, progress=progress)
         else:
             predicted = write_probabilities(
                 teacher, student_rows(student, rows, device=device, progress=progress), place=place
             )
             scored = class_scores(teacher, predicted, ids=rows.ids)
         report = make_report(run, teacher, rows, rounds, place=place, student=student, scored=scored)
+        lease.check()
         place.write_bytes(REPORT, json.dumps(asdict(report), indent=1).encode())
         drop_tensors(place)
     return report

@@ -21,7 +21,7 @@ from service.distill_teacher import Teacher
 from service.feature_values import as_values
 from service.probe import shuffled
 from storage.arrays import ArrayWriter
-from storage.errors import DamagedStore
+from storage.errors import BadInput, DamagedStore
 from storage.features import FeatureFile, StoredFeatures
 from storage.place import Place
 from storage.progress import Progress
@@ -140,8 +140,18 @@ def wrong_size(teacher: Teacher, num_rows: int, *, num_nodes: int) -> DamagedSto
 
 
 def held_out_places(num_rows: int, section: DistillSection) -> NDArray[np.int64]:
-    """Places that are not learned from, ascending: the share of the section, at least one and at most MAX_HELD_OUT."""
+    """Places that are not learned from, ascending: the share of the section, at least one and at most MAX_HELD_OUT.
+
+    Raises BadInput where that leaves none to learn from.
+    """
     size = min(MAX_HELD_OUT, max(1, round(section.held_out * num_rows)))
+    if size >= num_rows:
+        raise BadInput(
+            f"distill.held_out={section.held_out}",
+            f"{size} of {num_rows} nodes",
+            rule="a student learns from some nodes and is judged on others",
+            remedy="lower it" if num_rows > 1 else "distill a node type with more nodes",
+        )
     order = shuffled(num_rows, seed=section.seed, words=(DISTILL_TAG, HELD_OUT))
     return np.sort(order[:size])
 

@@ -15,9 +15,10 @@ from service.distill_rows import DistillRows
 from service.distill_teacher import Teacher
 from service.embedding_files import EmbeddingManifest, read_manifest
 from service.evaluation_rows import embedded_rows
-from service.labelled_rows import read_labelled
+from service.labelled_rows import LabelledType, read_labelled
 from service.probe import probe_splits
 from service.run_file import RunFile
+from storage.errors import BadInput
 from storage.place import Place
 from storage.progress import Progress
 
@@ -35,25 +36,34 @@ class Scored:
     """of the raw features, by the probe"""
 
 
-def probe_scores(
-    run: RunFile, teacher: Teacher, *, place: Place, rows: DistillRows, progress: Progress
-) -> Scored | None:
-    """The probe of section `evaluation` on the teacher's embeddings, the student's in `place`, and the features.
+def probed_labels(run: RunFile, teacher: Teacher, *, progress: Progress) -> LabelledType | None:
+    """Labels and splits for `probe_scores`; None, with a note, where the teacher's node type has none that serve.
 
-    None where the node type has no labels.
+    Also None for a teacher of classes, which needs no probe.
     """
     store, config = teacher.store, run.evaluation
-    if not store.node_type(teacher.node_type).has_label:
+    if teacher.nodes is not None or not store.node_type(teacher.node_type).has_label:
         return None
-    kind = read_labelled(
-        store,
-        teacher.node_type,
-        num_splits=config.num_splits,
-        fractions=(config.train_fraction, config.val_fraction),
-        sizes=config.sizes,
-        seed=run.run.seed,
-        source=config.split,
-    )
+    try:
+        return read_labelled(
+            store,
+            teacher.node_type,
+            num_splits=config.num_splits,
+            fractions=(config.train_fraction, config.val_fraction),
+            sizes=config.sizes,
+            seed=run.run.seed,
+            source=config.split,
+        )
+    except BadInput as error:  # a student needs no labels
+        progress.note(f"no probe: {error}")
+        return None
+
+
+def probe_scores(
+    run: RunFile, teacher: Teacher, kind: LabelledType, *, place: Place, rows: DistillRows, progress: Progress
+) -> Scored:
+    """The probe of section `evaluation` on the teacher's embeddings, the student's in `place`, and the features."""
+    store, config = teacher.store, run.evaluation
     wanted = kind.rows()
 
     def accuracy_of(x_ND: NDArray[np.float32]) -> float:

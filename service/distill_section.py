@@ -29,7 +29,12 @@ class DistillSection(Section):
     num_layers: int = Field(3, ge=1, description="Linear maps of the student, with ReLU between them.")
     hidden_dim: int = Field(512, ge=1, description="Columns between them.")
     epochs: int = Field(100, ge=1, description="Passes over the rows at most.")
-    patience: int = Field(20, ge=1, description="Passes in a row without a better loss on held-out rows that end it.")
+    patience: int = Field(
+        20,
+        ge=1,
+        description="Passes in a row that are no better on held-out rows and end it: by their loss, of labels first by "
+        "the share of rows in which student and teacher agree.",
+    )
     held_out: float = Field(0.05, gt=0, lt=1, description="Share of nodes, 65536 at most, that are not learned from.")
     rows_per_step: int = Field(512, ge=1, description="Nodes of a mini-batch.")
     rows_per_buffer: int = Field(

@@ -99,6 +99,13 @@ def finetune(run: RunFile, *, from_scratch: bool, progress: Progress) -> Finetun
     cannot be learned from, for several workers, and when the result of that name began with other settings.
     """
     refuse_workers(run, what="finetuning")
+    if from_scratch and run.encoder.id_embedding_dim is not None:
+        raise BadInput(
+            f"encoder.id_embedding_dim={run.encoder.id_embedding_dim}",
+            "--from-scratch",
+            rule="finetuning reads rows learned by id as pretraining left them, and from scratch there are none",
+            remedy="leave --from-scratch out",
+        )
     checkpoint = newest_checkpoint(run)
     settings_of(run)
     store = store_of(run, checkpoint.state, block_cache=block_cache_of(run.tiers))

@@ -139,8 +139,9 @@ def forecast(run: RunFile, *, progress: Progress) -> Forecast:
             )
             stages["read"] = outlooks[0].read_seconds_per_step
             fanouts = run.sampling.fanouts
-            deeper = found.look((*fanouts, fanouts[-1]))
-            more_hop = MoreHop(fanouts[-1], deeper.num_nodes, deeper.num_nodes / found.batch.num_nodes)
+            if fanouts:  # none where neither encoder nor objective reads neighbours
+                deeper = found.look((*fanouts, fanouts[-1]))
+                more_hop = MoreHop(fanouts[-1], deeper.num_nodes, deeper.num_nodes / found.batch.num_nodes)
         else:
             counted = source.counters
             stages["sample"] = counted.sample_seconds / max(1, num_steps) * batches_per_step

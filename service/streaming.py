@@ -124,6 +124,10 @@ class FromStream:
 
     def __init__(self, loader: BatchLoader) -> None:
         self._loader = loader
+        self._filled_bytes = self._read_bytes()  # the static prefixes were read as the stream opened
+
+    def _read_bytes(self) -> int:
+        return sum(found.bytes for found in self._loader.read if found is not None)
 
     @property
     def counters(self) -> LoaderCounters:
@@ -155,7 +159,7 @@ class FromStream:
         """See `BatchSource`."""
         counters = self._loader.counters
         tables = [found for found in self._loader.tables if found is not None]
-        read = sum(found.bytes for found in self._loader.read if found is not None)
+        read = self._read_bytes() - self._filled_bytes
         stages = {name: getattr(counters, name) for name in STAGES}
         return StreamSummary(
             batches=counters.serve.items,

@@ -57,7 +57,7 @@ class LatentPrediction(nn.Module):
 
     def begin(self, encoder: Encoder) -> None:
         """Give the target encoder the weights of `encoder`."""
-        self.target_encoder.load_state_dict(encoder.state_dict())
+        follow(self.target_encoder, encoder, momentum=0.0)  # learned rows are shared, not copied
 
     def follow(self, encoder: Encoder) -> None:
         """Move the targets towards `encoder` and the projector."""

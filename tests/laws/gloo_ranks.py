@@ -49,6 +49,7 @@ def joined_rank(words: list[str]) -> Iterator[tuple[Group, Path]]:
     group = Group.from_torch(local_rank=rank % 2)  # as on two machines
     assert (group.rank, group.world_size, group.local_rank) == (rank, world_size, rank % 2)
     yield group, folder
+    group.barrier()  # a rank that leaves while another is at work can end it without a word
     dist.destroy_process_group()
 
 

@@ -27,6 +27,7 @@ from tests.service.batches import featureless, make_batch
 
 OBJECTIVES = {
     "graphmae": "{name: graphmae, mask_rate: 0.6, replace_rate: 0.4, decoder: sage}",
+    "graphmae2": "{name: graphmae, decoder: mlp, latent_weight: 1, projector_dim: 6}",
     "bgrl": "{name: bgrl, predictor_dim: 6, predictor_norm: batch}",
     "decorr": "{name: decorr, loss: barlow}",
     "infonce": "{name: infonce, projector_dim: 6}",

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from service.pretraining import pretrain
@@ -34,12 +36,21 @@ def planted() -> tuple[SmallGraph, NDArray[np.int64]]:
     return replace(graph, indices=(sources,)), labels
 
 
-def pretrained(folder: Path) -> RunFile:
-    """A finished run of a few steps on the planted graph, embedded."""
-    graph, labels = planted()
-    split = np.array(["train", "train", "val", "test", "test", "none"])[np.arange(240) % 6]
-    ingested(graph, folder, columns={"node": {"label": labels, "split": split}})
-    run = load_run_file(str(small_run(folder)))
+SPLIT = np.array(["train", "train", "val", "test", "test", "none"])[np.arange(240) % 6]
+
+
+def pretrained(
+    folder: Path, *, labels: NDArray[np.int64] | None = None, objective: dict[str, Any] | None = None
+) -> RunFile:
+    """A finished run of a few steps on the planted graph, embedded; with other labels or another objective."""
+    graph, own = planted()
+    ingested(graph, folder, columns={"node": {"label": own if labels is None else labels, "split": SPLIT}})
+    path = small_run(folder)
+    if objective is not None:
+        document = yaml.safe_load(path.read_text()) | {"objective": objective}
+        document["sampling"]["fanouts"] = [4, 4]  # it reads no further than the encoder
+        path.write_text(yaml.safe_dump(document))
+    run = load_run_file(str(path))
     pretrain(run, progress=NoProgress())
     embed_run(run, store_url=None, out=None, progress=NoProgress())
     return run

@@ -162,11 +162,19 @@ def test_a_result_of_other_settings_or_another_teacher_is_refused_with_the_keys(
         ((LABELS, "finetune.name=none"), r"no finished classifier.*run `hopstream finetune`"),
         ((LABELS, "finetune.seed=9"), "began with others: seed: 0 -> 9"),
         (("distill.node_type=user",), "node types of this store: node"),
+        (("distill.held_out=0.999",), r"distill\.held_out=0\.999: 240 of 240 nodes.*lower it"),
     ],
 )
 def test_what_cannot_be_distilled_is_refused(run: RunFile, overrides: tuple[str, ...], said: str) -> None:
     with pytest.raises(BadInput, match=said):
         done(run, "refused", *overrides)
+
+
+def test_a_student_needs_no_labels(tmp_path: Path) -> None:
+    plain = pretrained(tmp_path, labels=np.full(240, -1))
+    report = done(plain, "first")
+    assert report.scored is None
+    assert report.out
 
 
 def test_of_several_node_types_one_with_features_is_chosen(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tests.data import ROOT, small_run, small_store
 from tests.processes import environment, hopstream, result_of
 from tests.service.batches import make_batch
 from tests.service.evaluations import Told
-from tests.service.finetuned import StoppedAt, bytes_of, changed, planted, pretrained
+from tests.service.finetuned import SPLIT, StoppedAt, bytes_of, changed, planted, pretrained
 from tests.service.stores import user_ids
 
 SHORT = ("finetune.epochs=12", "finetune.seeds_per_step=32", "finetune.checkpoint_every=3")
@@ -114,6 +114,21 @@ def test_predictions_are_those_of_the_saved_weights_on_the_whole_graph_at_once(r
         right = np.sum((predicted == label) & (labels == label) & test)
         scores.append(2 * right / (np.sum((predicted == label) & test) + np.sum((labels == label) & test)))
     assert report.starts[0].macro_f1 == pytest.approx(100.0 * np.mean(scores))
+
+
+def test_seed_edges_of_pretraining_are_none_of_finetuning_and_labels_of_test_nodes_change_no_weight(
+    tmp_path: Path,
+) -> None:
+    _, labels = planted()
+    other = np.where((SPLIT == "test") & (labels >= 0), 4, labels)
+    weights = []
+    for name, known in (("own", labels), ("other", other)):
+        (tmp_path / name).mkdir()
+        edges = pretrained(tmp_path / name, labels=known, objective={"name": "edgemask", "targets": "seeds"})
+        report = done(edges, "first")
+        assert 0 < report.starts[0].val_accuracy <= 100
+        weights.append((folder_of(report) / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
 
 
 def test_the_best_weights_by_validation_are_kept_and_patience_ends_it(run: RunFile) -> None:

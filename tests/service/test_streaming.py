@@ -78,6 +78,15 @@ def test_plan_shows_what_happened_beside_what_it_foresaw(tmp_path: Path) -> None
     assert "what it took, " in done.stdout
 
 
+def test_plan_looks_at_an_encoder_that_reads_no_neighbours(tmp_path: Path) -> None:
+    small_store(tmp_path)
+    words = ("sampling.fanouts=[]", "encoder.name=mlp", "objective.decoder=mlp", "encoder.norm=none")
+    tiers = {"host_cache_bytes": "1KiB", "scratch_folder": str(tmp_path / "scratch")}
+    found = result_of("plan", str(small_run(tmp_path, tiers=tiers)), *words)
+    assert not found["in_memory"]
+    assert found["one_more_hop"] is None
+
+
 def test_plan_shows_hits_and_disk_bytes_of_a_streamed_run(tmp_path: Path) -> None:
     small_store(tmp_path)
     tiers = {"host_cache_bytes": "1KiB", "packing": "never", "scratch_folder": str(tmp_path / "scratch")}

@@ -1,4 +1,4 @@
-"""The lines of Python that the documents show run as they are, in a folder with a store `my-store`."""
+"""The Python that the documents show runs as it is, in a folder with a store `my-store` and a run `first`."""
 
 import re
 import shutil
@@ -11,8 +11,8 @@ import pytest
 
 import service.interop
 from storage.store import Store
-from tests.data import ROOT, small_store
-from tests.processes import environment
+from tests.data import ROOT, small_run, small_store
+from tests.processes import environment, hopstream
 
 pytest.importorskip("torch_geometric", reason="the extra pyg is not installed")
 pytest.importorskip("dgl", reason="dgl has no wheel for this Python")
@@ -26,8 +26,17 @@ def examples() -> list[str]:
     return [*map(textwrap.dedent, indented), *re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)]
 
 
+def distilled(folder: Path) -> None:
+    """Leave a run `first` with a student, on a store that is there."""
+    run = str(small_run(folder, name="first", training={"epochs": 1}))
+    for command in ("pretrain", "embed", "distill"):
+        assert hopstream(command, run, "distill.epochs=1").returncode == 0
+
+
 def test_examples_run_as_they_are(tmp_path: Path) -> None:
-    small_store(tmp_path).rename(tmp_path / "my-store")
+    store = small_store(tmp_path)
+    distilled(tmp_path)
+    store.rename(tmp_path / "my-store")
     found = [example for example in examples() if example.strip()]
     assert found
     for example in found:
