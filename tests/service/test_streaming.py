@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from service.checkpoint import list_checkpoints
+from service.forecast import Forecast, forecast
+from service.forecast_table import forecast_tables
 from service.pretraining import pretrain
 from service.run_file import load_run_file
 from service.streaming import fits_in_memory
@@ -68,40 +71,51 @@ def test_plan_looks_ahead_and_writes_nothing_of_the_run(tmp_path: Path) -> None:
     assert low <= found["stage_seconds"]["compute"] <= high
 
 
+def shown(report: Forecast) -> str:
+    """What `plan` prints."""
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(forecast_tables(report))
+    return captured.get()
+
+
 def test_plan_shows_what_happened_beside_what_it_foresaw(tmp_path: Path) -> None:
     small_store(tmp_path)
-    run = str(small_run(tmp_path, training={"epochs": 1}))
-    assert hopstream("pretrain", run).returncode == 0
-    done = hopstream("plan", run)
-    assert done.returncode == 0, done.stderr
-    assert "all in memory" in done.stdout
-    assert "what it took, " in done.stdout
+    run = load_run_file(str(small_run(tmp_path, training={"epochs": 1})))
+    assert pretrain(run, progress=NoProgress()).state == "finished"
+    found = shown(forecast(run, progress=NoProgress()))
+    assert "all in memory" in found
+    assert "what it took, 5 steps" in found
 
 
 def test_plan_looks_at_an_encoder_that_reads_no_neighbours(tmp_path: Path) -> None:
     small_store(tmp_path)
     words = ("sampling.fanouts=[]", "encoder.name=mlp", "objective.decoder=mlp", "encoder.norm=none")
     tiers = {"host_cache_bytes": "1KiB", "scratch_folder": str(tmp_path / "scratch")}
-    found = result_of("plan", str(small_run(tmp_path, tiers=tiers)), *words)
-    assert not found["in_memory"]
-    assert found["one_more_hop"] is None
+    run = load_run_file(str(small_run(tmp_path, tiers=tiers)), overrides=words)
+    found = forecast(run, progress=NoProgress())
+    assert not found.in_memory
+    assert found.one_more_hop is None
 
 
 def test_plan_shows_hits_and_disk_bytes_of_a_streamed_run(tmp_path: Path) -> None:
     small_store(tmp_path)
     tiers = {"host_cache_bytes": "1KiB", "packing": "never", "scratch_folder": str(tmp_path / "scratch")}
     sampling = {"fanouts": [1, 1, 1], "seeds_per_step": 8}  # batches that leave most of the table on disk
-    run = str(small_run(tmp_path, training={"epochs": 2}, tiers=tiers, sampling=sampling))
-    summary = result_of("pretrain", run)["summary"]
-    assert summary["compute_seconds"] <= summary["seconds"]
-    stream = summary["stream"]
-    assert stream["static_hits"] + stream["dynamic_hits"] == summary["host_hits"] < stream["requests"]
-    assert stream["disk_bytes"] > 0
-    happened = result_of("plan", run)["happened"]
-    assert happened["steps"] == summary["steps"]
-    assert happened["static_hit_rate"] == stream["static_hits"] / stream["requests"]
-    assert set(happened["stage_seconds"]) == {"compute", "sample", "serve", "read"}
-    assert "disk bytes a step" in hopstream("plan", run).stdout.split("what it took, ")[1]
+    run = load_run_file(str(small_run(tmp_path, training={"epochs": 2}, tiers=tiers, sampling=sampling)))
+    summary = pretrain(run, progress=NoProgress()).summary
+    assert summary is not None
+    assert summary.compute_seconds <= summary.seconds
+    stream = summary.stream
+    assert stream is not None
+    assert stream.static_hits + stream.dynamic_hits == summary.host_hits < stream.requests
+    assert stream.disk_bytes > 0
+    found = forecast(run, progress=NoProgress())
+    assert found.happened is not None
+    assert found.happened.steps == summary.steps
+    assert found.happened.static_hit_rate == stream.static_hits / stream.requests
+    assert set(found.happened.stage_seconds) == {"compute", "sample", "serve", "read"}
+    assert "disk bytes a step" in shown(found).split("what it took, ")[1]
 
 
 @pytest.mark.soak
