@@ -2,20 +2,18 @@
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.checkpoint import restore_optimizer
 from service.distill_rows import DistillRows, buffers, held_out_places, steps_of_buffer
 from service.distill_section import DistillSection
 from service.distill_student import StudentLoss
 from service.errors import TrainingFailed
-from service.finetune_rounds import Round, best_round, copy_state, has_stopped, load_rounds, save_rounds
-from service.interrupts import Interrupts
+from service.finetune_rounds import Round
+from service.judged_rounds import JudgedRounds, RoundLimits
 from storage.place import Place
 from storage.progress import Progress
 
@@ -46,40 +44,21 @@ def distill_rounds(
     optimizer = torch.optim.AdamW(
         student.parameters(), lr=section.learning_rate, weight_decay=section.weight_decay
     )  # fmt: skip
-    saved = load_rounds(place, binding=binding, section="distill")
-    rounds: list[Round] = []
-    best = copy_state(student)
-    if saved is not None:
-        student.load_state_dict(saved.model)
-        restore_optimizer(student, optimizer, saved.optimizer)
-        rounds, best = list(saved.rounds), saved.best
-        saved = None  # its tensors are as large as model and optimiser
+    limits = RoundLimits(section.epochs, section.patience, section.checkpoint_every)
+    rounds = JudgedRounds(
+        place, section="distill", binding=binding, limits=limits, model=student, optimizer=optimizer, check=check
+    )
     held_out = held_out_places(rows.ids.shape[0], section)
     judged = rows.read(held_out)
-    progress.stage("distill", total=section.epochs, unit="epochs")
-    progress.advance(len(rounds))
-    with ExitStack() as opened:
-        interrupts = opened.enter_context(Interrupts())
-        while not is_over(rounds, section):
-            epoch = len(rounds)
-            for settings in optimizer.param_groups:
-                settings["lr"] = section.learning_rate * 0.5 * (1.0 + math.cos(math.pi * epoch / section.epochs))
-            mean_loss = one_epoch(loss, rows, optimizer, section=section, held_out=held_out, epoch=epoch, device=device)
-            rounds.append(judge(loss, judged, mean_loss=mean_loss, device=device))
-            if best_round(rounds) == epoch:
-                best = copy_state(student)
-            if is_over(rounds, section) or len(rounds) % section.checkpoint_every == 0:
-                check()
-                save_rounds(place, binding=binding, rounds=rounds, model=student, best=best, optimizer=optimizer)
-            progress.advance(1)
-            if not is_over(rounds, section):
-                interrupts.check()
-    return rounds, best
 
+    def one_round(epoch: int) -> Round:
+        for settings in optimizer.param_groups:
+            settings["lr"] = section.learning_rate * 0.5 * (1.0 + math.cos(math.pi * epoch / section.epochs))
+        mean_loss = one_epoch(loss, rows, optimizer, section=section, held_out=held_out, epoch=epoch, device=device)
+        return judge(loss, judged, mean_loss=mean_loss, device=device)
 
-def is_over(rounds: list[Round], section: DistillSection) -> bool:
-    """Whether all epochs are done, or enough of them without a better one."""
-    return len(rounds) >= section.epochs or has_stopped(rounds, patience=section.patience)
+    rounds.train(one_round, name="distill", unit="epochs", progress=progress)
+    return rounds.rounds, rounds.best
 
 
 def one_epoch(

@@ -20,13 +20,12 @@ from torch.nn.functional import cross_entropy
 from sampling.batch import MiniBatch
 from sampling.device_tier import on_device
 from sampling.keys import step_key, subkey
-from service.checkpoint import restore_optimizer
 from service.errors import TrainingFailed
 from service.finetune_model import Classifier, finetune_optimizer
 from service.finetune_nodes import LabelledNodes, RoundOrder
-from service.finetune_rounds import Round, best_round, copy_state, has_stopped, load_rounds, save_rounds
+from service.finetune_rounds import Round
 from service.group import Group
-from service.interrupts import Interrupts
+from service.judged_rounds import JudgedRounds, RoundLimits
 from service.noise import Noise
 from service.objectives.bgrl import BgrlConfig
 from service.preparation import Preparation
@@ -97,46 +96,27 @@ def finetune_rounds(
     section, order = run.finetune, prepared.order
     assert isinstance(order, RoundOrder)
     optimizer = finetune_optimizer(classifier, section)
-    saved = load_rounds(place, binding=binding, section="finetune")
-    rounds: list[Round] = []
-    best = copy_state(classifier)
-    if saved is not None:
-        classifier.load_state_dict(saved.model)
-        restore_optimizer(classifier, optimizer, saved.optimizer)
-        rounds, best = list(saved.rounds), saved.best
-        saved = None  # its tensors are as large as model and optimiser
-    if is_over(rounds, run):
-        return Finetuned(tuple(rounds), best)
-    with ExitStack() as opened:
-        source, tier = open_batches(run, prepared, group=Group(), device=device, opened=opened, progress=progress)
-        batches = source.batches(
-            first_step=len(rounds) * order.steps_per_epoch, last_step=section.num_rounds * order.steps_per_epoch
-        )
-        if tier is not None:
-            batches = on_device(batches, tier)
-        opened.enter_context(closing(batches))
-        progress.stage(name, total=section.num_rounds, unit="rounds")
-        progress.advance(len(rounds))
-        interrupts = opened.enter_context(Interrupts())
-        while not is_over(rounds, run):
-            found = one_round(run, classifier, optimizer, batches, nodes=nodes, order=order)
-            rounds.append(found)
-            if best_round(rounds) == len(rounds) - 1:
-                best = copy_state(classifier)
-            if is_over(rounds, run) or len(rounds) % section.checkpoint_every == 0:
-                check()
-                save_rounds(
-                    place, binding=binding, rounds=rounds, model=classifier, best=best, optimizer=optimizer
-                )  # fmt: skip
-            progress.advance(1)
-            if not is_over(rounds, run):
-                interrupts.check()
-    return Finetuned(tuple(rounds), best)
-
-
-def is_over(rounds: list[Round], run: RunFile) -> bool:
-    """Whether all rounds are done, or enough of them without a better one."""
-    return len(rounds) >= run.finetune.num_rounds or has_stopped(rounds, patience=run.finetune.patience)
+    limits = RoundLimits(section.num_rounds, section.patience, section.checkpoint_every)
+    rounds = JudgedRounds(
+        place, section="finetune", binding=binding, limits=limits, model=classifier, optimizer=optimizer, check=check
+    )
+    if not rounds.over:
+        with ExitStack() as opened:
+            source, tier = open_batches(run, prepared, group=Group(), device=device, opened=opened, progress=progress)
+            batches = source.batches(
+                first_step=len(rounds.rounds) * order.steps_per_epoch,
+                last_step=section.num_rounds * order.steps_per_epoch,
+            )
+            if tier is not None:
+                batches = on_device(batches, tier)
+            opened.enter_context(closing(batches))
+            rounds.train(
+                lambda _: one_round(run, classifier, optimizer, batches, nodes=nodes, order=order),
+                name=name,
+                unit="rounds",
+                progress=progress,
+            )
+    return Finetuned(tuple(rounds.rounds), rounds.best)
 
 
 def one_round(
