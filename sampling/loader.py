@@ -143,7 +143,7 @@ class Loader:
 
     def _draw(self, run_step: int) -> Drawn:
         began = time.perf_counter()
-        epoch, step = divmod(run_step, self.order.steps_per_epoch)
+        epoch, step = self.order.place_of(run_step)
         (share,) = self._shares.at(run_step, [self._rank])
         sampler = self._samplers.get()
         try:

@@ -50,7 +50,7 @@ class SeedShares:
 
     def at(self, run_step: int, ranks: Sequence[int]) -> list[SeedShare]:
         """Of each of `ranks`, at a step counted over all epochs."""
-        epoch, step = divmod(run_step, self.order.steps_per_epoch)
+        epoch, step = self.order.place_of(run_step)
         whole = self.order.global_batch(epoch=epoch, step=step)
         if self.edges is None:
             return [node_share(whole, rank=rank, world_size=self.world_size) for rank in ranks]

@@ -87,6 +87,10 @@ class SeedOrder:
         """Global batches of one epoch."""
         return -(-self.num_seeds // self.seeds_per_step)
 
+    def place_of(self, run_step: int) -> tuple[int, int]:
+        """Epoch, and step in it, of a step counted over all epochs."""
+        return divmod(run_step, self.steps_per_epoch)
+
     def num_in_step(self, *, step: int) -> int:
         """Seeds of the global batch of step `step` of any epoch."""
         return min(self.seeds_per_step, self.num_seeds - step * self.seeds_per_step)
@@ -99,6 +103,14 @@ class SeedOrder:
         numbers = np.empty_like(places)
         permute(places, self.num_seeds, subkey(np.uint64(ORDER_TAG), self.seed, epoch), numbers)
         return numbers if self.seeds is None else self.seeds[numbers]
+
+
+@dataclass(frozen=True)
+class EdgeOrder(SeedOrder):
+    """Which edges of one relation form the global batch of every step; ids are then places in the relation's CSC.
+
+    `num_nodes` is the number of these edges, and `seeds` is None.
+    """
 
 
 def rank_slice(batch: NDArray[np.int64], *, rank: int, world_size: int) -> NDArray[np.int64]:

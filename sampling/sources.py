@@ -77,7 +77,7 @@ class ThreadSource:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _draw(self, run_step: int) -> list[Drawn]:
-        epoch, step = divmod(run_step, self._shares.order.steps_per_epoch)
+        epoch, step = self._shares.order.place_of(run_step)
         shares = self._shares.at(run_step, self._ranks)
         sampler = self._samplers.get()
         try:
@@ -150,6 +150,6 @@ def rank_seeds(
     order: SeedOrder, run_step: int, ranks: Sequence[int], world_size: int
 ) -> list[tuple[int, int, NDArray[np.int64]]]:
     """(epoch, step, seeds) of each rank at a step counted over all epochs."""
-    epoch, step = divmod(run_step, order.steps_per_epoch)
+    epoch, step = order.place_of(run_step)
     whole = order.global_batch(epoch=epoch, step=step)
     return [(epoch, step, rank_slice(whole, rank=rank, world_size=world_size)) for rank in ranks]

@@ -278,7 +278,7 @@ class Stream:
             out = self._memory.empty(rows.shape[0], table.below.dim, table.below.dtype)
             table.serve(tickets[index], rows, landed, out.numpy(), accesses=places[index])
             features.append(out)
-        epoch, step = divmod(superbatch.first_step + number, self.order.steps_per_epoch)
+        epoch, step = self.order.place_of(superbatch.first_step + number)
         return assemble(
             around,
             sample,

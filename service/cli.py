@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from service.change_commands import add_change_commands
-from service.command_line import Json, examples
+from service.command_line import Json, Overrides, RunPath, examples
 from service.distill_command import add_distill_command
 from service.finetune_command import add_finetune_command
 from service.holdout_command import add_holdout_command
@@ -35,12 +35,6 @@ add_replay_command(app)
 add_holdout_command(app)
 add_finetune_command(app)
 add_distill_command(app)
-
-RunPath = Annotated[str, typer.Argument(metavar="RUN.yaml", help="Run file.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[section.field=value]...", help="Override keys of the run file."),
-]
 
 
 @app.command(

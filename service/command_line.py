@@ -1,4 +1,4 @@
-"""What all commands share on the command line: the flag for machines, examples, names with URLs."""
+"""What all commands share on the command line: run file, overrides, the flag for machines, examples, tables by name."""
 
 import re
 from collections.abc import Iterator
@@ -19,6 +19,11 @@ Memory = Annotated[
 Workers = Annotated[int | None, typer.Option(help="Tasks at once; default: all cores.")]
 Work = Annotated[
     str | None, typer.Option(help="Folder for temporary files; default: inside a local store, else the system's.")
+]
+RunPath = Annotated[str, typer.Argument(metavar="RUN.yaml", help="Run file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[section.field=value]...", help="Override keys of the run file."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables and bars.")]
 

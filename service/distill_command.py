@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from service.command_line import Json, examples
+from service.command_line import Json, Overrides, examples
 from service.outcome import command, show
 from service.store_tables import two_columns
 
@@ -27,10 +27,7 @@ def add_distill_command(app: typer.Typer) -> None:
 
 def distill(
     run_file: Annotated[str, typer.Argument(metavar="RUN.yaml", help="Run file of a run that was embedded.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[section.field=value]...", help="Override keys of the run file."),
-    ] = None,
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Distil a run's encoder into an MLP that needs no graph: it reads a node's own features.

@@ -17,9 +17,9 @@ from service.finetune import MODEL, Finetuning
 from service.finetune_nodes import LabelledNodes, read_nodes
 from service.finetune_predictions import read_probabilities
 from service.preparation import store_of
-from service.results import EMBEDDINGS, newest_checkpoint, settings_of
+from service.results import EMBEDDINGS, embedded_store, newest_checkpoint, settings_of
 from service.run_file import RunFile
-from service.run_folder import open_same_store, run_place
+from service.run_folder import run_place
 from service.tiers import block_cache_of
 from storage.errors import BadInput
 from storage.place import Place
@@ -65,13 +65,7 @@ def embeddings_teacher(run: RunFile) -> Teacher:
     """The run's embeddings."""
     place = run_place(run).child(EMBEDDINGS)
     manifest = read_manifest(place)
-    store = open_same_store(
-        manifest.store,
-        generation=manifest.generation,
-        generation_xxh64=manifest.generation_xxh64,
-        what="an embedding",
-        block_cache=block_cache_of(run.tiers),
-    )
+    store = embedded_store(run, manifest)
     check_manifest(manifest, store, place)
     node_type = featured_type(store, run.distill.node_type)
     parts = next(kind.parts for kind in manifest.node_types if kind.name == node_type)

@@ -31,7 +31,7 @@ from service.evaluation_task import FigureTask, Task
 from service.feature_values import FeatureValues
 from service.few_shot import FewShotConfig, FewShotTask
 from service.knn import KnnConfig, KnnTask
-from service.labelled_rows import LabelledType, SplitSource, labelled_types, read_labelled
+from service.labelled_rows import LabelledType, SplitSource, check_fractions, labelled_types, read_labelled
 from service.lease import Lease
 from service.link_prediction import LinkTask
 from service.link_problem import LinkConfig, held_out_table, link_problem
@@ -40,7 +40,6 @@ from service.probe import SplitSizes
 from service.probe_task import ProbeTask
 from service.schema import GraphSchema
 from service.tiers import open_features
-from storage.errors import BadInput
 from storage.graph import Topology
 from storage.place import Place
 from storage.progress import Progress
@@ -110,13 +109,7 @@ def evaluate(
     and when the embeddings are unfinished or of other nodes.
     """
     began = time.monotonic()
-    if config.train_fraction + config.val_fraction >= 1.0:
-        raise BadInput(
-            "evaluation.train_fraction, evaluation.val_fraction",
-            f"{config.train_fraction} + {config.val_fraction}",
-            rule="both together leave nodes to test on",
-            remedy="lower one of them",
-        )
+    check_fractions(section="evaluation", train=config.train_fraction, val=config.val_fraction)
     if "link" in config.tasks:
         held_out_table(config.link)  # before anything long begins
     place = Place(embeddings)

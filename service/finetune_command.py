@@ -8,7 +8,7 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.table import Table
 
-from service.command_line import Json, examples
+from service.command_line import Json, Overrides, examples
 from service.outcome import command, show
 from service.store_tables import two_columns
 
@@ -29,10 +29,7 @@ def add_finetune_command(app: typer.Typer) -> None:
 
 def finetune(
     run_file: Annotated[str, typer.Argument(metavar="RUN.yaml", help="Run file of a pretrained run.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[section.field=value]...", help="Override keys of the run file."),
-    ] = None,
+    overrides: Overrides = None,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Train from fresh weights too, and show both.")
     ] = False,

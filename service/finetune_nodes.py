@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sampling.seeds import SeedOrder
 from service.few_shot import draw_shots
 from service.finetune_section import FinetuneSection
-from service.labelled_rows import LabelledType, labelled_types, read_labelled
+from service.labelled_rows import LabelledType, check_fractions, labelled_types, read_labelled
 from service.probe import SplitSizes
 from storage.errors import BadInput
 from storage.store import Store
@@ -51,13 +51,7 @@ def read_nodes(store: Store, section: FinetuneSection, *, split_seed: int) -> La
     Raises BadInput when the store has no labels, several node types have and none is chosen, a part of the split has
     none, or there is only one class to train on.
     """
-    if section.train_fraction + section.val_fraction >= 1.0:
-        raise BadInput(
-            "finetune.train_fraction, finetune.val_fraction",
-            f"{section.train_fraction} + {section.val_fraction}",
-            rule="both together leave nodes to test on",
-            remedy="lower one of them",
-        )
+    check_fractions(section="finetune", train=section.train_fraction, val=section.val_fraction)
     names = labelled_types(store, chosen=section.node_type, section="finetune")
     if len(names) > 1:
         raise BadInput(

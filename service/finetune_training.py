@@ -27,7 +27,6 @@ from service.finetune_rounds import Round
 from service.group import Group
 from service.judged_rounds import JudgedRounds, RoundLimits
 from service.noise import Noise
-from service.objectives.bgrl import BgrlConfig
 from service.preparation import Preparation
 from service.run_file import RunFile
 from service.step import autocast
@@ -58,15 +57,10 @@ def finetune_seed(run: RunFile) -> int:
 def batch_settings(run: RunFile, *, num_layers: int) -> RunFile:
     """The run file by which batches of finetuning are made: a hop a layer, its own seeds and keys."""
     sampling = run.sampling.model_copy(
-        update={
-            "fanouts": run.sampling.fanouts[:num_layers],
-            "seeds_per_step": run.finetune.seeds_per_step,
-            "seed_relation": None,
-        }
+        update={"fanouts": run.sampling.fanouts[:num_layers], "seeds_per_step": run.finetune.seeds_per_step}
     )
     named = run.run.model_copy(update={"seed": finetune_seed(run)})
-    # an objective whose seeds are nodes, as those of finetuning are: the run's own may have taken edges
-    return run.model_copy(update={"sampling": sampling, "run": named, "objective": BgrlConfig()})
+    return run.model_copy(update={"sampling": sampling, "run": named})
 
 
 def finetune_rounds(

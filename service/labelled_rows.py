@@ -40,6 +40,17 @@ class LabelledType:
         return np.unique(np.concatenate([split.rows() for split in self.splits]))
 
 
+def check_fractions(*, section: str, train: float, val: float) -> None:
+    """BadInput where random splits by the fractions of a section leave nothing to test on."""
+    if train + val >= 1.0:
+        raise BadInput(
+            f"{section}.train_fraction, {section}.val_fraction",
+            f"{train} + {val}",
+            rule="both together leave nodes to test on",
+            remedy="lower one of them",
+        )
+
+
 def labelled_types(store: Store, *, chosen: str | None, section: str = "evaluation") -> list[str]:
     """The chosen node type, or all that have labels; BadInput when there is none. `section` is of the run file."""
     found = [kind.name for kind in store.node_types if kind.has_label]

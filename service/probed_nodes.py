@@ -30,7 +30,7 @@ from service.encoders.id_embedding import make_id_embedding
 from service.encoders.nodes import Nodes
 from service.errors import TrainingFailed
 from service.feature_values import FeatureValues
-from service.labelled_rows import labelled_types, read_labelled
+from service.labelled_rows import check_fractions, labelled_types, read_labelled
 from service.preparation import Preparation
 from service.probe import Split, best_on_validation
 from service.probe_schedule import ValidationProbeConfig
@@ -119,13 +119,7 @@ def read_probed_nodes(
     progress: Progress,
 ) -> ProbedNodes:
     """Labels, split and mini-batches of the nodes that are probed; raises as `EncoderProbe`."""
-    if config.train_fraction + config.val_fraction >= 1.0:
-        raise BadInput(
-            f"{SECTION}.train_fraction, {SECTION}.val_fraction",
-            f"{config.train_fraction} + {config.val_fraction}",
-            rule="both together leave nodes to test on",
-            remedy="lower one of them",
-        )
+    check_fractions(section=SECTION, train=config.train_fraction, val=config.val_fraction)
     names = labelled_types(store, chosen=config.node_type, section=SECTION)
     if len(names) > 1:
         raise BadInput(

@@ -8,7 +8,7 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.table import Table
 
-from service.command_line import Json, examples
+from service.command_line import Json, Overrides, RunPath, examples
 from service.outcome import FAILED, command, show
 from service.store_tables import two_columns
 
@@ -24,12 +24,9 @@ def add_replay_command(app: typer.Typer) -> None:
 
 
 def replay(
-    run_file: Annotated[str, typer.Argument(metavar="RUN.yaml", help="Run file.")],
+    run_file: RunPath,
     step: Annotated[int, typer.Option(help="Step of the run, from 1, as messages and metrics.jsonl number them.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[section.field=value]...", help="Override keys of the run file."),
-    ] = None,
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Do one step of a run again and look at every layer, to see where numbers stop being finite.

@@ -7,7 +7,7 @@ import torch
 
 from service.checkpoint import Checkpoint, newest_whole, parse_checkpoint
 from service.embedding import EmbeddingSource, embed
-from service.embedding_files import read_manifest
+from service.embedding_files import EmbeddingManifest, read_manifest
 from service.evaluation import evaluate
 from service.evaluation_report import EvaluationReport
 from service.group import Group
@@ -114,19 +114,23 @@ def use_all_cores(run: RunFile) -> None:
     torch.set_num_threads(run.training.num_compute_threads or os.cpu_count() or 1)
 
 
-def evaluate_run(run: RunFile, *, embeddings: str | None, progress: Progress) -> EvaluationReport:
-    """Score a run's embeddings (or those in `embeddings`) on the store they are of, beside the baselines."""
-    settings = settings_of(run)
-    use_all_cores(run)
-    folder = embeddings or run_place(run).full(EMBEDDINGS)
-    manifest = read_manifest(Place(folder))
-    store = open_same_store(
+def embedded_store(run: RunFile, manifest: EmbeddingManifest) -> Store:
+    """The store that embeddings are of, as it was; BadInput when it is another by now."""
+    return open_same_store(
         manifest.store,
         generation=manifest.generation,
         generation_xxh64=manifest.generation_xxh64,
         what="an embedding",
         block_cache=block_cache_of(run.tiers),
     )
+
+
+def evaluate_run(run: RunFile, *, embeddings: str | None, progress: Progress) -> EvaluationReport:
+    """Score a run's embeddings (or those in `embeddings`) on the store they are of, beside the baselines."""
+    settings = settings_of(run)
+    use_all_cores(run)
+    folder = embeddings or run_place(run).full(EMBEDDINGS)
+    store = embedded_store(run, read_manifest(Place(folder)))
     if "link" in run.evaluation.tasks:
         held_out_table(run.evaluation.link)
         if run.evaluation.link.in_store == "refuse":

@@ -4,7 +4,7 @@ from sampling.edge_seeds import EdgeSampling
 from sampling.exclusion import turns_of
 from sampling.modes import SamplingMode
 from sampling.open_source import topology_bytes
-from sampling.seeds import SeedOrder
+from sampling.seeds import EdgeOrder, SeedOrder
 from service.link_tables import relation_index
 from service.objectives.edgemask import EdgeMaskConfig
 from service.objectives.multitask import MultitaskConfig
@@ -81,9 +81,9 @@ def seed_types_of(run: RunFile, store: Store) -> list[str]:
     return list(dict.fromkeys((relation.source, relation.target)))
 
 
-def seed_edge_order(store: Store, run: RunFile) -> SeedOrder:
+def seed_edge_order(store: Store, run: RunFile) -> EdgeOrder:
     """The order of a run's seed edges, by their places in the relation's CSC: each stored edge once an epoch."""
-    return SeedOrder(
+    return EdgeOrder(
         None,
         num_nodes=store.relations[seed_relation(run, store)].num_edges,
         seeds_per_step=run.sampling.seeds_per_step,
@@ -91,9 +91,9 @@ def seed_edge_order(store: Store, run: RunFile) -> SeedOrder:
     )
 
 
-def seed_edges(run: RunFile, store: Store, topology: Topology) -> EdgeSampling | None:
-    """What makes batches of seed edges; None where seeds are nodes."""
-    return make_edge_sampling(run, store, topology) if has_seed_edges(run) else None
+def seed_edges(run: RunFile, store: Store, topology: Topology, *, order: SeedOrder) -> EdgeSampling | None:
+    """What makes batches of seed edges; None where `order` is of nodes."""
+    return make_edge_sampling(run, store, topology) if isinstance(order, EdgeOrder) else None
 
 
 def make_edge_sampling(run: RunFile, store: Store, topology: Topology) -> EdgeSampling:

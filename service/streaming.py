@@ -88,7 +88,7 @@ class FromMemory:
         self._loader = Loader(
             topology,
             order=prepared.order,
-            edges=seed_edges(run, prepared.store, topology),
+            edges=seed_edges(run, prepared.store, topology, order=prepared.order),
             fanouts=run.sampling.fanouts,
             seed=run.run.seed,
             mode=sampling_mode(run.sampling, prepared.store),

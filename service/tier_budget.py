@@ -7,7 +7,7 @@ from functools import partial
 
 from sampling.batch_size import BatchSize
 from sampling.open_stream import OpenStream, StreamSettings, open_stream
-from sampling.seeds import SeedOrder
+from sampling.seeds import EdgeOrder, SeedOrder
 from sampling.shared_memory import FeatureMemory
 from sampling.sources import SampleSource
 from sampling.stream import Stream
@@ -16,7 +16,7 @@ from service.machine_memory import anonymous_bytes, available_bytes
 from service.run_file import RunFile
 from service.sampling_section import sampling_mode
 from service.schema import GraphSchema
-from service.seed_edges import check_topology_fits, has_seed_edges, make_edge_sampling
+from service.seed_edges import check_topology_fits, make_edge_sampling
 from storage.default_cache import default_folder
 from storage.progress import Progress
 from storage.store import Store
@@ -93,7 +93,7 @@ def planned_stream(
     if tiers.memory_bytes is None:
         memory_bytes += others * learned_bytes  # what the machine has left is without them
     process_bytes = (anonymous_bytes() + learned_bytes) * (1 + others)
-    if has_seed_edges(run):
+    if isinstance(order, EdgeOrder):
         check_topology_fits(run, store, memory_bytes=memory_bytes, process_bytes=process_bytes)
     pool = None
     if run.workers.samplers:
@@ -121,7 +121,7 @@ def planned_stream(
         world_size=world_size,
         num_steps=num_steps,
         make_source=pool,
-        make_edges=partial(make_edge_sampling, run, store) if has_seed_edges(run) else None,
+        make_edges=partial(make_edge_sampling, run, store) if isinstance(order, EdgeOrder) else None,
         memory=memory,
         progress=progress,
     )

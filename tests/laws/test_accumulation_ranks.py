@@ -5,8 +5,7 @@ each, and a rank may have no seed of one. Each test starts its own gloo processe
 """
 
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,14 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from sampling.batch import MiniBatch
 from service.group import Group
 from service.health import SeedStates
-from service.model import Model, build_model
+from service.model import build_model
 from service.run_file import RunFile, parse_run_text
 from service.step import find_gradient
 from tests.laws.gloo_ranks import joined_rank, leave, left_by, run_ranks
-from tests.service.batches import homogeneous, make_batch
+from tests.laws.rank_results import dealt_batches
+from tests.service.batches import homogeneous
 
 OBJECTIVES = {
     "graphmae": "{name: graphmae, mask_rate: 0.6, replace_rate: 0.4, decoder: gcn}",
@@ -54,19 +53,6 @@ def run_of(objective: str) -> RunFile:
     )
 
 
-def batches_of(model: Model, *, rank: int, world_size: int) -> Iterator[MiniBatch]:
-    graph = homogeneous()
-    order = torch.randperm(40, generator=torch.Generator().manual_seed(1)).tolist()
-    first = 0
-    for step, counts in enumerate(BATCHES[world_size]):
-        mine = first + sum(counts[:rank])
-        seeds = [graph.all_seeds()[number] for number in order[mine : mine + counts[rank]]]
-        hops = 2 + model.objective.reach
-        batch = make_batch(graph, seeds, num_hops=hops, fanout=2, num_seeds_global=sum(counts))
-        first += sum(counts)
-        yield replace(batch, step=step)
-
-
 def run_case(objective: str, *, group: Group, process_group: Any) -> dict[str, Tensor]:
     run = run_of(objective)
     model = build_model(run, homogeneous().schema, group=group).double()
@@ -84,7 +70,8 @@ def run_case(objective: str, *, group: Group, process_group: Any) -> dict[str, T
         forward = DistributedDataParallel(model, broadcast_buffers=False, process_group=process_group)
         forward.register_comm_hook(process_group, counted)
     states = SeedStates(views=model.objective.first_passes_are_views)
-    batches = batches_of(model, rank=group.rank, world_size=group.world_size)
+    counts, num_hops = BATCHES[group.world_size], 2 + model.objective.reach
+    batches = dealt_batches(homogeneous(), counts, rank=group.rank, num_hops=num_hops)
     found = find_gradient(run, batches, num_batches=3, forward=forward, model=model, group=group, states=states)
     figures = asdict(states.figures(group))
     # of a task that has states of seeds alone no links are aligned over

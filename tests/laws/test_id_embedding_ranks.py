@@ -5,8 +5,6 @@ seed of one. The test starts its own gloo processes (this file run as a program)
 """
 
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sampling.batch import MiniBatch
 from service.group import Group
-from service.model import Model, build_model
+from service.model import build_model
 from service.row_adagrad import step_rows
 from service.run_file import RunFile, parse_run_text
 from service.step import find_gradient
 from tests.laws.gloo_ranks import joined_rank, leave, left_by, run_ranks
-from tests.service.batches import featureless, make_batch
+from tests.laws.rank_results import dealt_batches
+from tests.service.batches import featureless
 
 OBJECTIVES = {
     "graphmae": "{name: graphmae, mask_rate: 0.6, replace_rate: 0.4, decoder: sage}",
@@ -60,18 +58,6 @@ def run_of(objective: str) -> RunFile:
     )
 
 
-def batches_of(model: Model, *, rank: int, world_size: int) -> Iterator[MiniBatch]:
-    graph = featureless()
-    order = torch.randperm(38, generator=torch.Generator().manual_seed(1)).tolist()
-    first = 0
-    for step, counts in enumerate(BATCHES[world_size]):
-        mine = first + sum(counts[:rank])
-        seeds = [graph.all_seeds()[number] for number in order[mine : mine + counts[rank]]]
-        hops = 2 + model.objective.reach
-        yield replace(make_batch(graph, seeds, num_hops=hops, fanout=2, num_seeds_global=sum(counts)), step=step)
-        first += sum(counts)
-
-
 def run_case(objective: str, *, group: Group, process_group: Any) -> dict[str, Tensor]:
     """Of two steps, of rows alone: loss, norm, and rows with their state."""
     run = run_of(objective)
@@ -83,7 +69,8 @@ def run_case(objective: str, *, group: Group, process_group: Any) -> dict[str, T
     forward: nn.Module = model
     if group.world_size > 1:
         forward = DistributedDataParallel(model, broadcast_buffers=False, process_group=process_group)
-    batches = batches_of(model, rank=group.rank, world_size=group.world_size)
+    counts, num_hops = BATCHES[group.world_size], 2 + model.objective.reach
+    batches = dealt_batches(featureless(), counts, rank=group.rank, num_hops=num_hops)
     result = {}
     for step in range(2):
         found = find_gradient(run, batches, num_batches=2, forward=forward, model=model, group=group)

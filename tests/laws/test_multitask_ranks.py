@@ -5,8 +5,6 @@ The test starts its own gloo processes (this file run as a program).
 """
 
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sampling.batch import MiniBatch
 from service.group import Group
-from service.model import Model, build_model
+from service.model import build_model
 from service.run_file import RunFile, parse_run_text
 from service.step import find_gradient
 from tests.laws.gloo_ranks import joined_rank, leave, left_by, run_ranks
-from tests.service.batches import homogeneous, make_batch
+from tests.laws.rank_results import dealt_batches
+from tests.service.batches import homogeneous
 
 WORLD_SIZE = 2
 BATCHES = {1: ((11,), (9,)), 2: ((8, 3), (0, 9))}
@@ -51,25 +49,6 @@ def run_of(accumulate: int) -> RunFile:
     )
 
 
-def batches_of(model: Model, *, rank: int, world_size: int) -> Iterator[MiniBatch]:
-    graph = homogeneous()
-    order = torch.randperm(40, generator=torch.Generator().manual_seed(1)).tolist()
-    first = 0
-    for step, counts in enumerate(BATCHES[world_size]):
-        mine = first + sum(counts[:rank])
-        seeds = [graph.all_seeds()[number] for number in order[mine : mine + counts[rank]]]
-        batch = make_batch(
-            graph,
-            seeds,
-            num_hops=2 + model.objective.reach,
-            fanout=2,
-            num_seeds_global=sum(counts),
-            dtype=torch.float64,
-        )
-        first += sum(counts)
-        yield replace(batch, step=step)
-
-
 def run_case(accumulate: int, *, group: Group, process_group: Any) -> dict[str, Tensor]:
     """Loss, gradients and buffers after the second of two steps, or after one of two batches."""
     run = run_of(accumulate)
@@ -78,7 +57,8 @@ def run_case(accumulate: int, *, group: Group, process_group: Any) -> dict[str, 
     if group.world_size > 1:
         forward = DistributedDataParallel(model, broadcast_buffers=False, process_group=process_group)
         forward.register_comm_hook(None, refuse)
-    batches = batches_of(model, rank=group.rank, world_size=group.world_size)
+    counts, num_hops = BATCHES[group.world_size], 2 + model.objective.reach
+    batches = dealt_batches(homogeneous(), counts, rank=group.rank, num_hops=num_hops)
     for _ in range(len(BATCHES[1]) // accumulate):
         found = find_gradient(run, batches, num_batches=accumulate, forward=forward, model=model, group=group)
     assert found.norm < 1e3

@@ -4,9 +4,8 @@ Dropout of features, attention and edges, masks, replacement rows and batch norm
 rank may be empty. Each test starts its own gloo processes (this file run as a program), which meet through a file.
 """
 
-import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +25,9 @@ from service.norm import NormName
 from service.objectives import LossSum, ObjectiveConfig, make_objective
 from service.objectives.graphmae import GraphMaeConfig
 from tests.laws.encoder_cases import ENCODER_CASES
-from tests.laws.gloo_ranks import joined_rank, leave, left_by, run_ranks
+from tests.laws.gloo_ranks import joined_rank, leave, run_ranks
 from tests.laws.objective_cases import OBJECTIVES
+from tests.laws.rank_results import assert_ranks_equal, backward_over_ranks, gradients_and_buffers
 from tests.service.batches import heterogeneous, homogeneous, make_batch
 
 NUM_SEEDS = 23
@@ -135,19 +135,9 @@ def run_case(case: Case, *, group: Group, process_group: dist.ProcessGroup | Non
     if group.world_size > 1:
         forward = DistributedDataParallel(model, broadcast_buffers=False, process_group=process_group)
     out: LossSum = forward(slice_of(case, rank=group.rank, world_size=group.world_size), Noise(11))
-    sums = group.sum(torch.stack([out.loss_sum.detach().double(), out.count]))
-    (out.loss_sum * (group.world_size / sums[1].item())).backward()
+    result = backward_over_ranks(out, group=group)
     model.objective.after_step(model.encoder, done=1, total_steps=4)
-    result = {"loss": sums[0], "count": sums[1]}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None, name
-            result[f"gradient {name}"] = parameter.grad
-        else:
-            result[f"buffer {name}"] = parameter
-    for name, buffer in model.named_buffers():
-        result[f"buffer {name}"] = buffer
-    return result
+    return result | gradients_and_buffers(model)
 
 
 @pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.soak)])
@@ -156,23 +146,15 @@ def test_ranks_equal_one_rank(world_size: int, tmp_path: Path) -> None:
     for number, case in enumerate(cases()):
         alone = run_case(case, group=Group(), process_group=None)
         assert alone["count"] > 5
-        for rank in range(world_size):
-            together = left_by(folder=tmp_path, name=number, rank=rank)
-            assert together.keys() == alone.keys()
-            assert together["count"] == alone["count"]
-            for kind in ("loss", "gradient", "buffer"):
-                expected = {name: value.double() for name, value in alone.items() if name.startswith(kind)}
-                # the gradient of a bias before a batch norm is 0 but for the rounding of the others
-                rounding = 4.0 * torch.finfo(case.dtype).eps * norm_of(expected.values())
-                for name, value in expected.items():
-                    difference = float((together[name].double() - value).norm())
-                    allowed = case.tolerance * float(value.norm()) + rounding
-                    assert difference <= allowed, f"{case.name}: {name} on rank {rank}: {difference} > {allowed}"
-
-
-def norm_of(tensors: Iterable[Tensor]) -> float:
-    """Of all entries together."""
-    return math.sqrt(sum(float(tensor.square().sum()) for tensor in tensors))
+        assert_ranks_equal(
+            alone,
+            folder=tmp_path,
+            number=number,
+            world_size=world_size,
+            named=case.name,
+            tolerance=case.tolerance,
+            dtype=case.dtype,
+        )
 
 
 def check_group(group: Group) -> None:

@@ -26,9 +26,9 @@ from service.objectives import LossSum, ObjectiveConfig, make_objective
 from service.objectives.decorr import DecorrConfig
 from service.objectives.edgemask import EdgeMaskConfig
 from service.objectives.multitask import MultitaskConfig
-from tests.laws.gloo_ranks import joined_rank, leave, left_by, run_ranks
+from tests.laws.gloo_ranks import joined_rank, leave, run_ranks
 from tests.laws.objective_cases import VIEWS
-from tests.laws.test_ranks import norm_of
+from tests.laws.rank_results import assert_ranks_equal, backward_over_ranks, gradients_and_buffers
 from tests.service.batches import SmallGraph, heterogeneous, homogeneous
 from tests.service.edge_batches import edge_batch, edge_sampling
 from tests.service.reversed_graphs import with_reverses
@@ -103,15 +103,7 @@ def run_case(case: Case, *, group: Group, process_group: dist.ProcessGroup | Non
         graph, seeds, num_hops=2, fanout=2, rank=group.rank, world_size=group.world_size, dtype=case.dtype
     )
     out: LossSum = forward(batch, Noise(11))
-    sums = group.sum(torch.stack([out.loss_sum.detach().double(), out.count]))
-    (out.loss_sum * (group.world_size / sums[1].item())).backward()
-    result = {"loss": sums[0], "count": sums[1]}
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        result[f"gradient {name}"] = parameter.grad
-    for name, buffer in model.named_buffers():
-        result[f"buffer {name}"] = buffer
-    return result
+    return backward_over_ranks(out, group=group) | gradients_and_buffers(model)
 
 
 @pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.soak)])
@@ -120,18 +112,15 @@ def test_ranks_equal_one_rank(world_size: int, tmp_path: Path) -> None:
     for number, case in enumerate(cases()):
         alone = run_case(case, group=Group(), process_group=None)
         assert alone["count"] >= 2
-        for rank in range(world_size):
-            together = left_by(folder=tmp_path, name=number, rank=rank)
-            assert together.keys() == alone.keys()
-            assert together["count"] == alone["count"]
-            for kind in ("loss", "gradient", "buffer"):
-                expected = {name: value.double() for name, value in alone.items() if name.startswith(kind)}
-                # as in `test_ranks`: a gradient may be 0 but for the rounding of the others
-                rounding = 4.0 * torch.finfo(case.dtype).eps * norm_of(expected.values())
-                for name, value in expected.items():
-                    difference = float((together[name].double() - value).norm())
-                    allowed = case.tolerance * float(value.norm()) + rounding
-                    assert difference <= allowed, f"{case.name}: {name} on rank {rank}: {difference} > {allowed}"
+        assert_ranks_equal(
+            alone,
+            folder=tmp_path,
+            number=number,
+            world_size=world_size,
+            named=case.name,
+            tolerance=case.tolerance,
+            dtype=case.dtype,
+        )
 
 
 if __name__ == "__main__":

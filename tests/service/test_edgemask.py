@@ -22,7 +22,9 @@ from service.objectives.pair_mask import relation_families
 from service.schema import GraphSchema, NodeTypeSchema, RelationSchema
 from storage.errors import BadInput
 from tests.service.batches import SmallGraph, heterogeneous, homogeneous, make_batch
+from tests.service.formulas import assert_formula
 from tests.service.reversed_graphs import edges_of, with_edges, with_reverses
+from tests.service.steps import losses_of_one_batch
 
 NOISE = Noise(17)
 GRAPHS = {
@@ -147,13 +149,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_formula(graph_name: str, set
     out = model(make_batch(graph, seeds, num_hops=3), NOISE)
     expected = expected_loss(model, graph, seeds, families=FAMILIES[graph_name], rate=settings["mask_rate"])
     assert out.count == len(seeds)
-    assert (out.loss_sum / out.count).item() == pytest.approx(expected.item(), rel=1e-11)
-    parameters = list(model.parameters())
-    found = torch.autograd.grad(out.loss_sum / out.count, parameters)
-    wanted = torch.autograd.grad(expected, parameters, allow_unused=True)
-    rows = [torch.zeros_like(one) if other is None else other for one, other in zip(found, wanted, strict=True)]
-    one, other = (torch.cat([row.reshape(-1) for row in gradient]) for gradient in (found, rows))
-    assert (one - other).norm() <= 1e-9 * other.norm()
+    assert_formula(model, out, expected)
 
 
 def test_without_a_mask_the_encoder_reads_every_edge() -> None:
@@ -219,14 +215,7 @@ def test_training_lowers_the_loss(settings: dict[str, Any]) -> None:
     graph = GRAPHS["several types"]
     model = build(graph, **{"mask_rate": 0.3, "decoder_dim": 16, **settings})
     batch = make_batch(graph, graph.all_seeds(), num_hops=3)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    losses = []
-    for _ in range(40):
-        out = model(batch, NOISE)
-        optimizer.zero_grad()
-        (out.loss_sum / out.count).backward()
-        optimizer.step()
-        losses.append((out.loss_sum / out.count).item())
+    losses = losses_of_one_batch(model, batch, noise=NOISE)
     assert losses[-1] < 0.9 * losses[0]
 
 

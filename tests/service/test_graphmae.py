@@ -16,6 +16,7 @@ from service.objectives.graphmae import GraphMaeConfig
 from service.schema import GraphSchema, NodeTypeSchema, RelationSchema
 from storage.errors import BadInput
 from tests.service.batches import SmallGraph, heterogeneous, homogeneous, make_batch
+from tests.service.steps import losses_of_one_batch
 
 NOISE = Noise(17)
 
@@ -149,15 +150,7 @@ def test_training_lowers_the_loss(decoder: str) -> None:
     graph = heterogeneous()
     model = build(graph, encoder={"name": "sage"}, decoder=decoder, mask_rate=0.3)
     batch = make_batch(graph, graph.all_seeds(), num_hops=3 - (decoder == "mlp"))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    losses = []
-    for _ in range(40):
-        out = model(batch, NOISE)
-        loss = out.loss_sum / out.count
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = losses_of_one_batch(model, batch, noise=NOISE)
     assert losses[-1] < 0.9 * losses[0]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from sampling.batch import MiniBatch
+from service.encoders import Encoder
 from service.encoders.id_embedding import initial_rows
 from service.errors import TrainingFailed
 from service.group import Group
@@ -225,7 +226,8 @@ def test_what_the_encoder_reads_is_log_degrees_and_the_learned_row() -> None:
 
 def test_a_target_network_reads_the_same_rows_and_has_none_of_its_own() -> None:
     model = build(run_of())
-    assert model.objective.target.ids is None  # type: ignore[union-attr]  # an encoder
+    assert isinstance(model.objective.target, Encoder)
+    assert model.objective.target.ids is None
     assert [name for name in model.state_dict() if "rows" in name] == ["encoder.ids.user.rows", "encoder.ids.item.rows"]
     assert model.num_trained == sum(weight.numel() for weight in model.parameters()) + (18 + 14) * 5
 

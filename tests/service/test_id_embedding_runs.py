@@ -87,7 +87,9 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bytes(folder: Path, inter
 
 
 @pytest.mark.parametrize("encoder", ["sage", "gat", "sgc", "mlp"])
-def test_embedding_reads_the_learned_rows_and_equals_the_full_batch(folder: Path, encoder: str) -> None:
+def test_embedding_reads_the_learned_rows_and_equals_the_full_batch(
+    folder: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fanouts = "[]" if encoder == "mlp" else "[2,2]"
     run = run_of(folder, "first", f"encoder.name={encoder}", f"sampling.fanouts={fanouts}")
     pretrain(run, progress=NoProgress())
@@ -106,7 +108,7 @@ def test_embedding_reads_the_learned_rows_and_equals_the_full_batch(folder: Path
             rows[kind] = tables[f"{name}.rows"][dense][: int((node_type == kind).sum())]
         return type(model.encoder).input(model.encoder, features, node_type, in_degree, out_degree, rows)
 
-    model.encoder.input = with_rows  # type: ignore[method-assign, assignment]  # for `full_batch`, whose ids ascend
+    monkeypatch.setattr(model.encoder, "input", with_rows)  # for `full_batch`, whose ids ascend
     expected = full_batch(GRAPH, model.encoder)
     for number, kind in enumerate(GRAPH.schema.node_types):
         table = pq.read_table(folder / "runs" / "first" / "embeddings" / kind.name)

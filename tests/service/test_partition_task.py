@@ -29,6 +29,7 @@ from storage.progress import NoProgress
 from storage.store import Store
 from tests.data import small_run, small_store
 from tests.service.batches import SmallGraph, heterogeneous, homogeneous, make_batch
+from tests.service.steps import losses_of_one_batch
 from tests.storage.damage import flipped_byte
 
 NUM_PARTS = 5
@@ -90,14 +91,7 @@ def test_training_lowers_the_loss_and_parts_are_no_state_of_the_model() -> None:
     model, _ = build(graph)
     assert not [name for name in model.state_dict() if "parts" in name]
     batch = make_batch(graph, graph.all_seeds(), num_hops=2)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    losses = []
-    for _ in range(40):
-        out = model(batch, Noise(1))
-        optimizer.zero_grad()
-        (out.loss_sum / out.count).backward()
-        optimizer.step()
-        losses.append((out.loss_sum / out.count).item())
+    losses = losses_of_one_batch(model, batch, noise=Noise(1), learning_rate=0.02)
     assert losses[-1] < 0.7 * losses[0] < math.inf
 
 

@@ -20,6 +20,7 @@ from service.objectives.pretext import Pretext, PretextConfig
 from service.schema import GraphSchema, NodeTypeSchema, RelationSchema
 from storage.errors import BadInput
 from tests.service.batches import SmallGraph, heterogeneous, homogeneous, make_batch
+from tests.service.steps import losses_of_one_batch
 
 NOISE = Noise(17)
 GRAPHS = {"one type": homogeneous(), "several types": heterogeneous()}
@@ -238,14 +239,7 @@ def test_training_lowers_every_tasks_loss(task: str) -> None:
     batch = make_batch(graph, graph.all_seeds(), num_hops=2)
     for _ in range(5):
         model(batch, NOISE)  # centroids come to rest
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    losses = []
-    for _ in range(40):
-        out = model(batch, NOISE)
-        optimizer.zero_grad()
-        (out.loss_sum / out.count).backward()
-        optimizer.step()
-        losses.append((out.loss_sum / out.count).item())
+    losses = losses_of_one_batch(model, batch, noise=NOISE)
     assert losses[-1] < 0.9 * losses[0]
 
 

@@ -22,7 +22,9 @@ from service.objectives.edgemask import EdgeMask, EdgeMaskConfig
 from service.objectives.pair_decoders import HadamardMlp
 from tests.service.batches import SmallGraph, heterogeneous, homogeneous, make_batch
 from tests.service.edge_batches import edge_batch, edge_sampling
+from tests.service.formulas import assert_formula
 from tests.service.reversed_graphs import edges_of, with_edges, with_reverses
+from tests.service.steps import losses_of_one_batch
 
 NOISE = Noise(17)
 REVERSE_OF = {"one type": {0: 0}, "several types": {0: 0, 2: 1, 3: 4}, "no reverse": {}}
@@ -147,13 +149,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_formula(
     out = model(edge_batch(graph, seeds, num_hops=2), NOISE)
     expected = expected_loss(model, graph, seeds, reverse_of=REVERSE_OF[graph_name])
     assert out.count == seeds.nodes.size
-    assert (out.loss_sum / out.count).item() == pytest.approx(expected.item(), rel=1e-11)
-    parameters = list(model.parameters())
-    found = torch.autograd.grad(out.loss_sum / out.count, parameters)
-    wanted = torch.autograd.grad(expected, parameters, allow_unused=True)
-    rows = [torch.zeros_like(one) if other is None else other for one, other in zip(found, wanted, strict=True)]
-    one, other = (torch.cat([row.reshape(-1) for row in gradient]) for gradient in (found, rows))
-    assert (one - other).norm() <= 1e-9 * other.norm()
+    assert_formula(model, out, expected)
 
 
 def test_an_edge_from_a_node_to_itself_and_a_negative_that_is_an_end_of_its_edge_are_left_out() -> None:
@@ -180,14 +176,7 @@ def test_training_lowers_the_loss() -> None:
     graph = GRAPHS["several types"]
     model = build(graph, decoder_dim=16, feature_dropout=0.1)
     batch = edge_batch(graph, drawn(graph, 1, count=30), num_hops=2)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    losses = []
-    for _ in range(40):
-        out = model(batch, NOISE)
-        optimizer.zero_grad()
-        (out.loss_sum / out.count).backward()
-        optimizer.step()
-        losses.append((out.loss_sum / out.count).item())
+    losses = losses_of_one_batch(model, batch, noise=NOISE)
     assert losses[-1] < 0.9 * losses[0]
 
 

@@ -17,7 +17,7 @@ from service.group import Group
 from service.preparation import prepare
 from service.pretraining import pretrain
 from service.run_file import RunFile, load_run_file
-from service.seed_edges import seed_edges
+from service.seed_edges import seed_edge_order, seed_edges
 from service.streaming import FromMemory, open_batches
 from service.tier_budget import planned_stream
 from storage.delete import DeleteSettings, delete
@@ -183,7 +183,7 @@ def test_the_only_relation_needs_no_name_and_deleted_nodes_are_no_negatives(tmp_
     run = load_run_file(str(path))
     store = Store.open(run.data.store)
     topology = store.topology()
-    sampling = seed_edges(run, store, topology)
+    sampling = seed_edges(run, store, topology, order=seed_edge_order(store, run))
     assert sampling is not None
     assert sampling.candidates is not None
     assert sampling.candidates.tolist() == store.live_ids("node").tolist()
